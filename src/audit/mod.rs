@@ -1,0 +1,53 @@
+//! Middleware that writes down every request: who, from where, what, and what became of it.
+//!
+//! The client sees nothing of it. Every request makes one [`AuditEvent`](crate::AuditEvent), also one that is refused,
+//! that is dropped because its client went away, or whose handler panics.
+//!
+//! ```
+//! use tower_gate::AuditLayer;
+//! use tower_gate::sink::JsonLinesSink;
+//!
+//! let layer = AuditLayer::new(JsonLinesSink::new(std::io::stdout()));
+//! # let _ = layer;
+//! ```
+//!
+//! With the peer's address from axum, and a queue before a file:
+//!
+//! ```
+//! use std::net::SocketAddr;
+//! use axum::extract::ConnectInfo;
+//! use tower_gate::sink::{JsonLinesSink, QueueSink};
+//! use tower_gate::{AuditLayer, ClientIp};
+//!
+//! # let file = std::io::sink();
+//! let layer = AuditLayer::new(QueueSink::new(JsonLinesSink::new(file), 8192)?)
+//!     .with_client_ip(ClientIp::from_extensions(|extensions| {
+//!         extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
+//!     }));
+//! # let _ = layer;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! # Order
+//!
+//! Outermost of this crate's layers, so that refusals of the others are in the trail. The layers
+//! inside tell it who calls; without an [`AuthenticateLayer`](crate::AuthenticateLayer) inside,
+//! nobody does.
+//!
+//! It also opens a `tracing` span named `request` with the fields `method`, `path`, `subject`,
+//! `client` and `scopes`, in which everything inside runs; the last three are filled in when the
+//! caller is known. Turn the span off by a filter on the target `tower_gate`; the events do not
+//! depend on it.
+//!
+//! # Security
+//!
+//! An event names a principal only when one was verified: what a refused token claims about itself
+//! is not written down. Events hold no token, no query and no body.
+
+mod future;
+mod layer;
+mod service;
+
+pub use self::future::AuditFuture;
+pub use self::layer::AuditLayer;
+pub use self::service::Audit;

@@ -1,0 +1,133 @@
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::header::AUTHORIZATION;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::authenticate::AuthenticateFuture;
+use crate::authenticate::layer::Config;
+use crate::event::AuditSlot;
+use crate::principal::{Authenticated, Principal};
+use crate::rejection::{Rejection, RejectionKind, RequestHead, ResponseBody};
+use crate::token::BearerToken;
+use crate::trace;
+use crate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
+
+/// Middleware that lets only callers in whose token is good; see the
+/// [module](crate::authenticate).
+#[derive(Clone)]
+pub struct Authenticate<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S> Authenticate<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Authenticate<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    ResBody: Body,
+    ResBody::Data: From<bytes::Bytes>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = AuthenticateFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let config = &self.config;
+        match config.find_token(&request) {
+            Err(rejection) => AuthenticateFuture::refused(config.refuse(rejection, &request)),
+            Ok(None) => {
+                config.let_in(&mut request, None);
+                AuthenticateFuture::service(self.inner.call(request))
+            }
+            Ok(Some(question)) => match config.verifier.try_verify(&question) {
+                Some(Ok(principal)) => {
+                    config.let_in(&mut request, Some(principal));
+                    AuthenticateFuture::service(self.inner.call(request))
+                }
+                Some(Err(error)) => {
+                    AuthenticateFuture::refused(config.refuse(rejection(error), &request))
+                }
+                None => {
+                    // The service that is ready waits for the answer; the clone is not.
+                    let next = self.inner.clone();
+                    let ready = std::mem::replace(&mut self.inner, next);
+                    let answer = config.verifier.clone().verify(question);
+                    AuthenticateFuture::verifying(answer, ready, request, config.clone())
+                }
+            },
+        }
+    }
+}
+
+impl Config {
+    /// The question to ask, `None` for an anonymous caller that may come in.
+    fn find_token<B>(&self, request: &Request<B>) -> Result<Option<VerifyRequest>, Rejection> {
+        match BearerToken::find(request.headers(), request.uri())? {
+            None if self.optional => Ok(None),
+            None => Err(Rejection::new(RejectionKind::MissingToken)),
+            Some(token) if token.as_str().len() > self.max_token_bytes => {
+                Err(VerifyError::from(VerifyErrorKind::Malformed).into())
+            }
+            Some(token) => Ok(Some(VerifyRequest::new(token, self.clock.now()))),
+        }
+    }
+
+    /// Marks the request as authenticated, and tells those who want to know.
+    pub(super) fn let_in<B>(&self, request: &mut Request<B>, principal: Option<Principal>) {
+        if let Some(principal) = &principal {
+            trace::record_on_current(principal);
+            if let Some(slot) = AuditSlot::of(request.extensions()) {
+                slot.authenticated(principal);
+            }
+        }
+        let headers = request.headers_mut();
+        for name in &self.scrubbed_headers {
+            headers.remove(name);
+        }
+        if self.strip_token {
+            headers.remove(AUTHORIZATION);
+        } else if let Some(value) = headers.get_mut(AUTHORIZATION) {
+            value.set_sensitive(true);
+        }
+        let extensions = request.extensions_mut();
+        extensions.insert(Authenticated { principal });
+        extensions.insert(self.style.clone());
+    }
+
+    pub(super) fn refuse<B>(
+        &self,
+        rejection: Rejection,
+        request: &Request<B>,
+    ) -> Response<bytes::Bytes> {
+        self.style.respond(rejection, RequestHead::of(request))
+    }
+}
+
+/// Logs the cause, which the rejection does not carry to the client.
+pub(super) fn rejection(error: VerifyError) -> Rejection {
+    if error.kind() == VerifyErrorKind::Unavailable {
+        trace::unavailable(&error);
+    } else {
+        trace::not_verified(&error);
+    }
+    error.into()
+}
+
+impl<S> fmt::Debug for Authenticate<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticate").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,230 @@
+//! What is written down about a request.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use http::{Extensions, Method, StatusCode, Uri};
+use serde::{Serialize, Serializer};
+
+use crate::principal::Principal;
+use crate::scope::Scope;
+use crate::trace::RequestSpan;
+
+/// The longest text from a client that an event holds, in bytes (AUDIT-31).
+const MAX_TEXT: usize = 256;
+const MAX_PATH: usize = 1024;
+
+/// One request and what became of it.
+///
+/// An event has no token, no query, no header but the `User-Agent` and no body. As JSON it is one
+/// object with these members, `null` where unknown; they are part of this crate's API:
+///
+/// | member | what |
+/// |---|---|
+/// | `time` | when the request came, RFC 3339 in UTC with milliseconds |
+/// | `sequence` | the event's number in this process, from 1 |
+/// | `outcome`, `reason` | [`Outcome`]; why, for a refusal: `wrong_audience`, `missing_token` … |
+/// | `issuer`, `subject`, `client`, `scopes`, `roles` | the principal, only ever a verified one |
+/// | `token_kind`, `token_id` | which token, by its public name |
+/// | `address` | the client's address |
+/// | `method`, `path`, `user_agent` | the request; the path without its query |
+/// | `status`, `grpc_status` | the answer |
+/// | `required_scopes` | the scopes that a refused request needed |
+/// | `policy`, `remaining` | the rate limit that was asked last, and what it left |
+/// | `latency_ms` | until the response's head was ready |
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct AuditEvent {
+    /// When the request came.
+    #[serde(serialize_with = "rfc3339")]
+    pub time: SystemTime,
+    /// The event's number in this process, from 1, in the order in which requests ended.
+    pub sequence: u64,
+    /// What became of the request.
+    pub outcome: Outcome,
+    /// Why, for a request that was refused.
+    pub reason: Option<&'static str>,
+    /// Who called, when that was verified.
+    #[serde(flatten, serialize_with = "who")]
+    pub principal: Option<Principal>,
+    /// Where the request came from.
+    pub address: Option<IpAddr>,
+    /// The request's method.
+    #[serde(serialize_with = "display")]
+    pub method: Method,
+    /// The request's path, cut to 1024 bytes.
+    pub path: String,
+    /// The client's description of itself, cut to 256 bytes.
+    pub user_agent: Option<String>,
+    /// The status of the answer; `None` where there was none.
+    #[serde(serialize_with = "code")]
+    pub status: Option<StatusCode>,
+    /// The `grpc-status` of an answer that ended with its head, as refusals do.
+    pub grpc_status: Option<u16>,
+    /// The scopes that a refused request needed.
+    #[serde(serialize_with = "scopes")]
+    pub required_scopes: Vec<Scope>,
+    /// The rate limit policy that was asked last.
+    pub policy: Option<Arc<str>>,
+    /// What that policy had left.
+    pub remaining: Option<u32>,
+    /// How long the response's head took.
+    #[serde(rename = "latency_ms", serialize_with = "millis")]
+    pub latency: Duration,
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The client went away, or a layer outside gave up: the request was dropped unanswered.
+    Aborted,
+    /// It reached the inner service, which answered.
+    Allowed,
+    /// It could not be decided on, or the inner service failed.
+    Error,
+    /// The inner service panicked.
+    Panicked,
+    /// A layer refused it.
+    Refused,
+}
+
+impl Outcome {
+    /// The outcome as the text that events carry.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Aborted => "aborted",
+            Self::Allowed => "allowed",
+            Self::Error => "error",
+            Self::Panicked => "panicked",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// The part of a request's event that layers further in know, as a request extension.
+#[derive(Clone)]
+pub(crate) struct AuditSlot {
+    span: RequestSpan,
+    findings: Arc<Mutex<Findings>>,
+}
+
+/// What layers further in have found.
+#[derive(Default)]
+pub(crate) struct Findings {
+    pub(crate) principal: Option<Principal>,
+    pub(crate) policy: Option<Arc<str>>,
+    pub(crate) remaining: Option<u32>,
+}
+
+impl AuditSlot {
+    pub(crate) fn new(span: RequestSpan) -> Self {
+        Self { span, findings: Arc::default() }
+    }
+
+    /// The slot of a request that is audited.
+    pub(crate) fn of(extensions: &Extensions) -> Option<&Self> {
+        extensions.get()
+    }
+
+    /// Says who calls, in the event and on the request's span.
+    pub(crate) fn authenticated(&self, principal: &Principal) {
+        self.span.record(principal);
+        self.findings().principal = Some(principal.clone());
+    }
+
+    /// Says how a rate limit stands.
+    pub(crate) fn limited(&self, policy: Arc<str>, remaining: u32) {
+        let mut findings = self.findings();
+        findings.policy = Some(policy);
+        findings.remaining = Some(remaining);
+    }
+
+    pub(crate) fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The path of a target, within bounds.
+pub(crate) fn bounded_path(uri: &Uri) -> String {
+    truncated(uri.path(), MAX_PATH)
+}
+
+/// A header's text, within bounds; bytes that are not UTF-8 are replaced.
+pub(crate) fn bounded_text(value: &[u8]) -> String {
+    let start = &value[..value.len().min(MAX_TEXT + 4)];
+    truncated(&String::from_utf8_lossy(start), MAX_TEXT)
+}
+
+/// At most `max` bytes, cut between characters and marked where cut.
+fn truncated(text: &str, max: usize) -> String {
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    format!("{}…", &text[..end])
+}
+
+fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+}
+
+fn display<S: Serializer>(value: &impl fmt::Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn code<S: Serializer>(status: &Option<StatusCode>, serializer: S) -> Result<S::Ok, S::Error> {
+    status.map(|status| status.as_u16()).serialize(serializer)
+}
+
+fn millis<S: Serializer>(latency: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(latency.as_secs_f64() * 1000.0)
+}
+
+fn scopes<S: Serializer>(scopes: &[Scope], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(scopes.iter().map(Scope::as_str))
+}
+
+#[derive(Default, Serialize)]
+struct Who<'a> {
+    issuer: Option<&'a str>,
+    subject: Option<&'a str>,
+    client: Option<&'a str>,
+    scopes: Vec<&'a str>,
+    roles: Vec<&'a str>,
+    token_kind: Option<&'static str>,
+    token_id: Option<&'a str>,
+}
+
+#[expect(clippy::ref_option, reason = "the signature that serde asks for")]
+fn who<S: Serializer>(principal: &Option<Principal>, serializer: S) -> Result<S::Ok, S::Error> {
+    let who = principal.as_ref().map_or_else(Who::default, |principal| Who {
+        issuer: Some(principal.issuer()),
+        subject: Some(principal.subject()),
+        client: principal.client(),
+        scopes: principal.scopes().iter().collect(),
+        roles: principal.roles().collect(),
+        token_kind: Some(principal.token_kind().as_str()),
+        token_id: principal.token_id(),
+    });
+    who.serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_between_characters_and_marked() {
+        assert_eq!(bounded_text(b"curl/8.5"), "curl/8.5");
+        let long = "é".repeat(10_000);
+        let cut = bounded_text(long.as_bytes());
+        assert_eq!(cut, format!("{}…", "é".repeat(128)), "AUDIT-31");
+        assert_eq!(bounded_text(b"a\xffb"), "a\u{fffd}b", "AUDIT-30");
+    }
+}

@@ -1,0 +1,272 @@
+//! How often: quotas, whose they are, and the arithmetic that decides.
+//!
+//! The algorithm is GCRA, the generic cell rate algorithm: a token bucket that keeps one number for
+//! each key, the theoretical arrival time (TAT) at which the bucket would be full again. It has no
+//! windows, so there is no edge at which a caller gets two of them.
+
+use std::hash::{Hash, Hasher};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+use thiserror::Error;
+
+/// So many units in a period, and how many of them at once.
+///
+/// A caller that has been idle may take `burst` units at once; after that they come back evenly,
+/// one every `period / units`. Long-run usage never exceeds `units / period`.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_gate::Quota;
+///
+/// // 60 a minute: one a second on average, at most 20 at once.
+/// const DEFAULT: Quota = Quota::per_minute(60).with_burst(20);
+/// let configured = Quota::new(60, Duration::from_secs(60), 20)?;
+/// assert_eq!(configured, DEFAULT);
+/// # Ok::<(), tower_gate::InvalidQuota>(())
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Quota {
+    /// Nanoseconds between two units, rounded up, so that rounding never grants more.
+    interval: u64,
+    burst: u32,
+}
+
+/// Why numbers are not a quota.
+#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum InvalidQuota {
+    /// No units, no burst or no period: nobody would ever pass.
+    #[error("units, burst and period of a quota must be more than zero")]
+    Zero,
+    /// More than one unit a nanosecond.
+    #[error("a quota cannot give more than one unit a nanosecond: lengthen the period")]
+    TooFast,
+    /// A burst takes longer to come back than can be counted.
+    #[error("a quota's burst must come back within a hundred years: lower it")]
+    TooSlow,
+}
+
+/// A hundred years in nanoseconds, which leaves 64-bit sums room for twice that again.
+const LONGEST: u64 = 100 * 365 * 86_400 * NANOS;
+const NANOS: u64 = 1_000_000_000;
+
+impl Quota {
+    /// `units` every `period`, at most `burst` at once.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidQuota`] says which number to change.
+    pub const fn new(units: u32, period: Duration, burst: u32) -> Result<Self, InvalidQuota> {
+        let nanos = period.as_nanos();
+        if units == 0 || burst == 0 || nanos == 0 {
+            return Err(InvalidQuota::Zero);
+        }
+        if units as u128 > nanos {
+            return Err(InvalidQuota::TooFast);
+        }
+        let interval = nanos.div_ceil(units as u128);
+        if interval * burst as u128 > LONGEST as u128 {
+            return Err(InvalidQuota::TooSlow);
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "at most LONGEST")]
+        Ok(Self { interval: interval as u64, burst })
+    }
+
+    /// So many a second, all of them at once if need be.
+    ///
+    /// # Panics
+    ///
+    /// When `units` is zero; in a `const`, the program does not compile.
+    #[must_use]
+    pub const fn per_second(units: u32) -> Self {
+        Self::or_panic(Self::new(units, Duration::from_secs(1), units))
+    }
+
+    /// So many a minute, all of them at once if need be.
+    ///
+    /// # Panics
+    ///
+    /// When `units` is zero; in a `const`, the program does not compile.
+    #[must_use]
+    pub const fn per_minute(units: u32) -> Self {
+        Self::or_panic(Self::new(units, Duration::from_secs(60), units))
+    }
+
+    /// So many an hour, all of them at once if need be.
+    ///
+    /// # Panics
+    ///
+    /// When `units` is zero; in a `const`, the program does not compile.
+    #[must_use]
+    pub const fn per_hour(units: u32) -> Self {
+        Self::or_panic(Self::new(units, Duration::from_secs(3600), units))
+    }
+
+    /// The same rate with another burst.
+    ///
+    /// # Panics
+    ///
+    /// When `burst` is zero or takes more than a hundred years to come back; in a `const`, the
+    /// program does not compile.
+    #[must_use]
+    pub const fn with_burst(self, burst: u32) -> Self {
+        assert!(burst > 0, "units, burst and period of a quota must be more than zero");
+        assert!(
+            self.interval as u128 * burst as u128 <= LONGEST as u128,
+            "a quota's burst must come back within a hundred years: lower it"
+        );
+        Self { burst, ..self }
+    }
+
+    /// The most units at once.
+    #[must_use]
+    pub const fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    /// How long a spent burst takes to come back.
+    #[must_use]
+    pub const fn refill_time(&self) -> Duration {
+        Duration::from_nanos(self.tolerance())
+    }
+
+    /// Decides on `cost` units at `now`, in nanoseconds of any clock, for a key whose TAT is `tat`
+    /// (zero for a key never seen). Answers the decision and the TAT to keep.
+    ///
+    /// This is the definition that every store must agree with (RL-40 to RL-46).
+    pub(crate) fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
+        let tolerance = self.tolerance();
+        // A clock that went back must not lock a key for longer than a full bucket takes (RL-45).
+        let base = tat.clamp(now, now.saturating_add(tolerance));
+        let new_tat = base.saturating_add(self.interval.saturating_mul(u64::from(cost)));
+        let wait = new_tat.saturating_sub(now).saturating_sub(tolerance);
+        if cost <= self.burst && wait == 0 {
+            return (Decision::Allowed(self.usage(new_tat - now)), new_tat);
+        }
+        let retry_after = (cost <= self.burst).then(|| Duration::from_nanos(wait));
+        (Decision::Limited { usage: self.usage(base - now), retry_after }, tat)
+    }
+
+    const fn tolerance(&self) -> u64 {
+        self.interval * self.burst as u64
+    }
+
+    fn usage(&self, used: u64) -> Usage {
+        let free = self.tolerance() - used;
+        // A quotient of a tolerance is at most the burst, which is a u32.
+        let remaining = u32::try_from(free / self.interval).unwrap_or(self.burst);
+        let next_unit = match used {
+            0 => 0,
+            _ => self.interval - free % self.interval,
+        };
+        Usage {
+            remaining,
+            next_unit: Duration::from_nanos(next_unit),
+            reset_after: Duration::from_nanos(used),
+        }
+    }
+
+    #[expect(clippy::panic, reason = "a limit that cannot work must not start")]
+    const fn or_panic(quota: Result<Self, InvalidQuota>) -> Self {
+        match quota {
+            Ok(quota) => quota,
+            Err(InvalidQuota::Zero) => {
+                panic!("units, burst and period of a quota must be more than zero")
+            }
+            Err(_) => panic!("a quota's burst must come back within a hundred years: lower it"),
+        }
+    }
+}
+
+/// Where a key stands after a decision.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Units that could be taken right now.
+    pub remaining: u32,
+    /// How long until one more unit is there; zero when all are.
+    pub next_unit: Duration,
+    /// How long until all units are there.
+    pub reset_after: Duration,
+}
+
+/// A store's answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[must_use = "a decision that is not looked at limits nobody"]
+pub enum Decision {
+    /// The units were taken.
+    Allowed(Usage),
+    /// Nothing was taken.
+    Limited {
+        /// Where the key stands.
+        usage: Usage,
+        /// The wait after which the same request would pass if nothing else came; `None` when it
+        /// costs more than the burst and never will.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Decision {
+    /// Where the key stands.
+    #[must_use]
+    pub fn usage(&self) -> &Usage {
+        match self {
+            Self::Allowed(usage) | Self::Limited { usage, .. } => usage,
+        }
+    }
+}
+
+/// Whose quota: 128 bits of a hash keyed at random by each process.
+///
+/// A store sees no names, and nobody outside can make two callers collide.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PartitionKey([u64; 2]);
+
+impl PartitionKey {
+    /// The key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two keys.
+    #[must_use]
+    pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
+        static SEED: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
+        let mut hasher = *SEED;
+        for part in parts {
+            let part = part.as_ref();
+            hasher.write_u64(part.len() as u64);
+            hasher.write(part);
+        }
+        let hash = hasher.finish128();
+        Self([hash.h1, hash.h2])
+    }
+
+    /// The key as a number, for stores that have no better type.
+    #[must_use]
+    pub fn to_u128(self) -> u128 {
+        u128::from(self.0[0]) << 64 | u128::from(self.0[1])
+    }
+
+    /// Bits to choose a shard by, which are not those that a map hashes by.
+    pub(crate) fn shard_bits(self) -> u8 {
+        self.0[1].to_le_bytes()[0]
+    }
+}
+
+/// One half is hash enough for a map.
+impl Hash for PartitionKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// The standard library seeds its maps from the system's randomness and lets nobody read the seed;
+/// the hash of nothing under two such seeds is a random key.
+fn random_hasher() -> SipHasher13 {
+    use std::collections::hash_map::RandomState;
+    use std::hash::BuildHasher;
+
+    let random = || RandomState::new().build_hasher().finish();
+    SipHasher13::new_with_keys(random(), random())
+}
+
+#[cfg(test)]
+mod tests;

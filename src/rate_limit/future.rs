@@ -1,0 +1,117 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use crate::rate_limit::headers::Fields;
+use crate::rate_limit::layer::Limit;
+use crate::rejection::ResponseBody;
+use crate::store::Taking;
+
+pin_project! {
+    /// Response future for [`RateLimit`](crate::rate_limit::RateLimit).
+    pub struct RateLimitFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody, S::Future>,
+        fields: Option<Fields>,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    enum State<S, ReqBody, F> {
+        Service { #[pin] future: F },
+        Refused { response: Option<Response<Bytes>> },
+        Taking { answer: Taking, waiting: Option<Waiting<S, ReqBody>> },
+    }
+}
+
+/// A request that waits for the store, and the service that is ready for it.
+struct Waiting<S, ReqBody> {
+    service: S,
+    request: Request<ReqBody>,
+    limit: Arc<Limit>,
+}
+
+impl<S, ReqBody> RateLimitFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(super) fn service(future: S::Future, fields: Option<Fields>) -> Self {
+        Self { state: State::Service { future }, fields }
+    }
+
+    pub(super) fn refused(response: Response<Bytes>) -> Self {
+        Self { state: State::Refused { response: Some(response) }, fields: None }
+    }
+
+    pub(super) fn taking(
+        answer: Taking,
+        service: S,
+        request: Request<ReqBody>,
+        limit: Arc<Limit>,
+    ) -> Self {
+        let waiting = Some(Waiting { service, request, limit });
+        Self { state: State::Taking { answer, waiting }, fields: None }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for RateLimitFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    #[expect(clippy::expect_used, reason = "a future is not polled after it is done")]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                StateProj::Service { future } => {
+                    let response = ready!(future.poll(cx));
+                    let fields = this.fields.take();
+                    return Poll::Ready(response.map(|mut response| {
+                        if let Some(fields) = fields {
+                            fields.append_to(response.headers_mut());
+                        }
+                        response.map(ResponseBody::service)
+                    }));
+                }
+                StateProj::Refused { response } => {
+                    let response = response.take().expect("polled after completion");
+                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                }
+                StateProj::Taking { answer, waiting } => {
+                    let answer = ready!(answer.as_mut().poll(cx));
+                    let Waiting { mut service, request, limit } =
+                        waiting.take().expect("polled after completion");
+                    let next = match limit.settle(answer, &request) {
+                        Ok(fields) => {
+                            *this.fields = Some(fields);
+                            State::Service { future: service.call(request) }
+                        }
+                        Err(response) => State::Refused { response: Some(*response) },
+                    };
+                    this.state.set(next);
+                }
+            }
+        }
+    }
+}
+
+impl<S, ReqBody> fmt::Debug for RateLimitFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitFuture").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,57 @@
+//! Middleware that limits how often each caller comes.
+//!
+//! A caller over its quota sees 429 `rate_limited` with `Retry-After`, or over gRPC
+//! `RESOURCE_EXHAUSTED` with the wait in a `RetryInfo`. Every answer, refusals of layers further in
+//! included, carries two fields of draft-ietf-httpapi-ratelimit-headers-10:
+//!
+//! ```text
+//! RateLimit-Policy: "partner";q=5;w=30
+//! RateLimit: "partner";r=3;t=6
+//! ```
+//!
+//! Policy *partner* has 5 units at once, which take 30 seconds to come back; 3 are left, and there
+//! will be one more in 6 seconds.
+//!
+//! ```
+//! use tower_gate::store::memory::MemoryStore;
+//! use tower_gate::{Quota, RateLimitLayer};
+//!
+//! let layer = RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(20));
+//! # let _ = layer;
+//! ```
+//!
+//! Tiers by role, each with units of its own, and one that is not limited:
+//!
+//! ```
+//! use tower_gate::store::memory::MemoryStore;
+//! use tower_gate::{Quota, RateLimitLayer, Requirement};
+//!
+//! let layer = RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(20))
+//!     .with_unlimited("admin", Requirement::role("admin"))
+//!     .with_tier("internal", Requirement::role("internal"), Quota::per_minute(600).with_burst(100))
+//!     .with_tier("partner", Requirement::role("partner"), Quota::per_minute(10).with_burst(5));
+//! # let _ = layer;
+//! ```
+//!
+//! # Order
+//!
+//! By principal, which is the default: inside [`AuthenticateLayer`](crate::AuthenticateLayer),
+//! without which every request is refused with 500. By address
+//! ([`by_address`](RateLimitLayer::by_address)): outside of it, against callers that send bad
+//! tokens.
+//!
+//! # Security
+//!
+//! A caller is the pair of issuer and subject, as verified; nothing that a client merely says
+//! chooses its bucket. Anonymous callers, whom an optional AuthenticateLayer lets through, are
+//! counted by address. A request without an address is refused with 500 and not counted in a
+//! bucket that all of them share. A store that cannot answer refuses with 503.
+
+mod future;
+mod headers;
+mod layer;
+mod service;
+
+pub use self::future::RateLimitFuture;
+pub use self::layer::RateLimitLayer;
+pub use self::service::RateLimit;

@@ -1,0 +1,105 @@
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use crate::event::AuditSlot;
+use crate::quota::Decision;
+use crate::rate_limit::RateLimitFuture;
+use crate::rate_limit::headers::Fields;
+use crate::rate_limit::layer::{Config, Limit};
+use crate::rejection::{RefusalStyle, Rejection, RequestHead, ResponseBody};
+use crate::store::{StoreError, TakeRequest};
+use crate::trace;
+
+/// Middleware that limits how often each caller comes; see the [module](crate::rate_limit).
+#[derive(Clone)]
+pub struct RateLimit<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S> RateLimit<S> {
+    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        Self { inner, config }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    ResBody: Body,
+    ResBody::Data: From<Bytes>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = RateLimitFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let config = &self.config;
+        let bucket = match config.bucket(request.extensions()) {
+            Ok(Some(bucket)) => bucket,
+            Ok(None) => return RateLimitFuture::service(self.inner.call(request), None),
+            Err(rejection) => return RateLimitFuture::refused(refuse(rejection, &request)),
+        };
+        let now = config.clock.monotonic();
+        let question = TakeRequest::new(bucket.key, bucket.limit.quota, 1, now);
+        if let Some(answer) = config.store.try_take(&question) {
+            return match bucket.limit.settle(answer, &request) {
+                Ok(fields) => RateLimitFuture::service(self.inner.call(request), Some(fields)),
+                Err(response) => RateLimitFuture::refused(*response),
+            };
+        }
+        let answer = config.store.clone().take(question);
+        // The service that is ready waits for the answer; the clone is not.
+        let next = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, next);
+        RateLimitFuture::taking(answer, ready, request, bucket.limit.clone())
+    }
+}
+
+impl Limit {
+    /// Turns the store's answer into the fields of the response, or into a refusal that has them.
+    pub(super) fn settle<B>(
+        &self,
+        answer: Result<Decision, StoreError>,
+        request: &Request<B>,
+    ) -> Result<Fields, Box<Response<Bytes>>> {
+        let decision = answer.map_err(|error| {
+            trace::unavailable(&error);
+            Box::new(refuse(error.into(), request))
+        })?;
+        let usage = decision.usage();
+        if let Some(slot) = AuditSlot::of(request.extensions()) {
+            slot.limited(self.name.clone(), usage.remaining);
+        }
+        let fields = self.policy.fields(usage);
+        match decision {
+            Decision::Allowed(_) => Ok(fields),
+            Decision::Limited { retry_after, .. } => {
+                let rejection = Rejection::limited(self.name.clone(), retry_after);
+                let mut response = Box::new(refuse(rejection, request));
+                fields.append_to(response.headers_mut());
+                Err(response)
+            }
+        }
+    }
+}
+
+fn refuse<B>(rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
+    RefusalStyle::refuse(rejection, RequestHead::of(request))
+}
+
+impl<S> fmt::Debug for RateLimit<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimit").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,175 @@
+//! Refusals of gRPC calls: one header block that ends the stream.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Response};
+
+use crate::rejection::{Rejection, RejectionKind, headers, status};
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
+pub(super) const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+const RETRY_INFO: &str = "type.googleapis.com/google.rpc.RetryInfo";
+
+/// The content type to answer a gRPC or gRPC-Web call with, which is known by its own alone
+/// (GRPC-1, GRPC-2, GRPC-11, GRPC-30).
+fn family(headers: &HeaderMap) -> Option<&'static str> {
+    let content_type = headers.get(CONTENT_TYPE)?.as_bytes();
+    ["application/grpc-web-text", "application/grpc-web", "application/grpc"].into_iter().find(
+        |family| {
+            content_type.split_at_checked(family.len()).is_some_and(|(start, rest)| {
+                start.eq_ignore_ascii_case(family.as_bytes())
+                    && matches!(rest.first(), None | Some(b'+' | b';' | b' '))
+            })
+        },
+    )
+}
+
+/// The reply, when the request is a call. Its status stays 200: any other would make the client
+/// invent a code of its own, and turn a 429 into one that it retries (GRPC-14).
+pub(super) fn respond(rejection: &Rejection, request: &HeaderMap) -> Option<Response<Bytes>> {
+    let family = family(request)?;
+    let status = status::of(rejection.kind());
+    let mut response = Response::new(Bytes::new());
+    let reply = response.headers_mut();
+    reply.insert(CONTENT_TYPE, HeaderValue::from_static(family));
+    reply.insert(STATUS, HeaderValue::from(u16::from(status.grpc)));
+    if let Ok(message) = HeaderValue::try_from(percent_encoded(rejection.message())) {
+        reply.insert(MESSAGE, message);
+    }
+    let details = details(rejection).map(|details| STANDARD_NO_PAD.encode(details));
+    if let Some(Ok(details)) = details.map(HeaderValue::try_from) {
+        reply.insert(DETAILS, details);
+    }
+    if let Some(pushback) = pushback(rejection) {
+        reply.insert(PUSHBACK, pushback);
+    }
+    Some(response)
+}
+
+/// The `google.rpc.Status` that says how long to wait, where waiting helps.
+pub(super) fn details(rejection: &Rejection) -> Option<Vec<u8>> {
+    let seconds = headers::whole_seconds(rejection.retry_after()?);
+    Some(retry_details(status::of(rejection.kind()).grpc, rejection.message(), seconds, 0))
+}
+
+/// The milliseconds before a client may retry; a negative number where no retry will pass
+/// (GRPC-23).
+pub(super) fn pushback(rejection: &Rejection) -> Option<HeaderValue> {
+    match (rejection.kind(), rejection.retry_after().map(headers::whole_seconds)) {
+        (_, Some(seconds)) => Some(HeaderValue::from(seconds.saturating_mul(1000))),
+        (RejectionKind::RateLimited | RejectionKind::Unavailable, None) => {
+            Some(HeaderValue::from_static("-1"))
+        }
+        _ => None,
+    }
+}
+
+/// Percent-encodes what a `grpc-message` cannot hold (GRPC-15).
+fn percent_encoded(message: &str) -> String {
+    let mut encoded = String::with_capacity(message.len());
+    for byte in message.bytes() {
+        match byte {
+            b'%' => encoded.push_str("%25"),
+            b' '..=b'~' => encoded.push(char::from(byte)),
+            _ => {
+                encoded.push('%');
+                for nibble in [byte >> 4, byte & 0xF] {
+                    encoded.push(char::from(b"0123456789ABCDEF"[usize::from(nibble)]));
+                }
+            }
+        }
+    }
+    encoded
+}
+
+/// A `google.rpc.Status` with one `RetryInfo` in it, as protocol buffers (GRPC-20, GRPC-21).
+fn retry_details(code: u8, message: &str, seconds: u64, nanos: u32) -> Vec<u8> {
+    let mut duration = Vec::new();
+    number(&mut duration, 1, seconds);
+    number(&mut duration, 2, u64::from(nanos));
+    let mut retry_info = Vec::new();
+    bytes(&mut retry_info, 1, &duration);
+    let mut any = Vec::new();
+    bytes(&mut any, 1, RETRY_INFO.as_bytes());
+    bytes(&mut any, 2, &retry_info);
+    let mut status = Vec::new();
+    number(&mut status, 1, u64::from(code));
+    bytes(&mut status, 2, message.as_bytes());
+    bytes(&mut status, 3, &any);
+    status
+}
+
+/// A varint field; zero is left out, as proto3 asks.
+fn number(to: &mut Vec<u8>, field: u8, value: u64) {
+    if value > 0 {
+        to.push(field << 3);
+        varint(to, value);
+    }
+}
+
+/// A length-delimited field.
+fn bytes(to: &mut Vec<u8>, field: u8, value: &[u8]) {
+    to.push(field << 3 | 2);
+    varint(to, value.len() as u64);
+    to.extend_from_slice(value);
+}
+
+fn varint(to: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let low = (value & 0x7F) as u8;
+        value >>= 7;
+        if value == 0 {
+            to.push(low);
+            return;
+        }
+        to.push(low | 0x80);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered_with(content_type: &str) -> Option<&'static str> {
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, content_type.parse().unwrap());
+        family(&headers)
+    }
+
+    #[test]
+    fn a_call_is_known_by_its_content_type() {
+        for (content_type, expected) in [
+            ("application/grpc", Some("application/grpc")),
+            ("application/grpc+proto", Some("application/grpc")),
+            ("Application/GRPC;charset=utf-8", Some("application/grpc")),
+            ("application/grpc-web", Some("application/grpc-web")),
+            ("application/grpc-web+proto", Some("application/grpc-web")),
+            ("application/grpc-web-text+proto", Some("application/grpc-web-text")),
+            ("application/grpcfoo", None),
+            ("application/grpc-webby", None),
+            ("application/json", None),
+            ("text/application/grpc", None),
+        ] {
+            assert_eq!(answered_with(content_type), expected, "GRPC-1, 2: {content_type}");
+        }
+        assert_eq!(family(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn messages_are_percent_encoded() {
+        assert_eq!(percent_encoded("bad % é\n"), "bad %25 %C3%A9%0A", "GRPC-15");
+    }
+
+    #[test]
+    fn the_details_are_those_of_grpc_22() {
+        let details = retry_details(8, "rate limited", 1, 500_000_000);
+        let expected = "CAgSDHJhdGUgbGltaXRlZBo2Cih0eXBlLmdvb2dsZWFwaXMuY29tL2dvb2dsZS5ycGMuUmV0\
+                        cnlJbmZvEgoKCAgBEIDKte4B";
+        assert_eq!(STANDARD_NO_PAD.encode(details), expected, "GRPC-22");
+    }
+}

@@ -1,0 +1,40 @@
+//! The headers that every refusal has in one form, whatever else the application puts on it.
+
+use std::time::Duration;
+
+use http::header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue};
+
+use crate::rejection::{Challenge, Rejection};
+
+/// Sets the challenge, the wait and the ban on caching, in place of whatever was there.
+pub(super) fn set(headers: &mut HeaderMap, rejection: &Rejection, challenge: &Challenge) {
+    headers.remove(WWW_AUTHENTICATE);
+    if let Some(challenge) = challenge.header(rejection) {
+        headers.insert(WWW_AUTHENTICATE, challenge);
+    }
+    headers.remove(RETRY_AFTER);
+    if let Some(wait) = rejection.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+    }
+    // BEARER-70, RL-20: a refusal is about one request.
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+}
+
+/// Seconds rounded up, at least one (RL-21).
+pub(super) fn whole_seconds(wait: Duration) -> u64 {
+    let rounded = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    rounded.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_whole_seconds_rounded_up() {
+        for (millis, seconds) in [(0, 1), (50, 1), (1000, 1), (1001, 2), (59_999, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "RL-21");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Saying no: one value for a refusal, rendered as HTTP or gRPC.
+//!
+//! Every layer of this crate that refuses a request makes a [`Rejection`] and answers with it. What
+//! the client sees depends on the kind alone, and on what it spoke: gRPC calls, recognised by their
+//! `content-type`, get a trailers-only reply, all others get a status, headers and a JSON body.
+//!
+//! | kind | HTTP | gRPC | `error` in the challenge | `error` in the body |
+//! |---|---|---|---|---|
+//! | [`MissingToken`](RejectionKind::MissingToken) | 401 | 16 | – | `missing_token` |
+//! | [`MalformedRequest`](RejectionKind::MalformedRequest) | 400 | 16 | `invalid_request` | `invalid_request` |
+//! | [`InvalidToken`](RejectionKind::InvalidToken) | 401 | 16 | `invalid_token` | `invalid_token` |
+//! | [`TokenExpired`](RejectionKind::TokenExpired) | 401 | 16 | `invalid_token` | `token_expired` |
+//! | [`TokenNotActive`](RejectionKind::TokenNotActive) | 401 | 16 | `invalid_token` | `token_not_active` |
+//! | [`TokenRevoked`](RejectionKind::TokenRevoked) | 401 | 16 | `invalid_token` | `token_revoked` |
+//! | [`StepUpRequired`](RejectionKind::StepUpRequired) | 401 | 16 | `insufficient_user_authentication` | the same |
+//! | [`InsufficientScope`](RejectionKind::InsufficientScope) | 403 | 7 | `insufficient_scope` | `insufficient_scope` |
+//! | [`Forbidden`](RejectionKind::Forbidden) | 403 | 7 | – | `forbidden` |
+//! | [`RateLimited`](RejectionKind::RateLimited) | 429 | 8 | – | `rate_limited` |
+//! | [`Unavailable`](RejectionKind::Unavailable) | 503 | 14 | – | `temporarily_unavailable` |
+//! | [`LayerMissing`](RejectionKind::LayerMissing) | 500 | 13 | – | `misconfigured` |
+//!
+//! The body is a problem document (RFC 9457) that begins with `error`, a stable word, and
+//! `message`, a sentence for the developer of the client. A 401, 400 or 403 carries a challenge
+//! (RFC 6750 §3), a 429 or 503 `Retry-After` where waiting helps, and every refusal
+//! `Cache-Control: no-store`. The [`Rejection`] itself is in the response's extensions, for layers
+//! outside that count or log.
+//!
+//! An application that wants bodies of its own gives a [`Responder`] to its
+//! [`AuthenticateLayer`](crate::AuthenticateLayer); the layers inside use it too.
+//!
+//! # Security
+//!
+//! An expired, early or revoked token is told apart from an invalid one only by verifiers that
+//! know it to be authentic, and with
+//! [`with_uniform_errors`](crate::AuthenticateLayer::with_uniform_errors) not even then. The reason
+//! that an audit event has is never shown to the client.
+
+mod body;
+mod challenge;
+#[cfg(feature = "tonic")]
+mod convert;
+mod grpc;
+mod headers;
+mod problem;
+mod responder;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::requirement::Unmet;
+use crate::scope::Scope;
+use crate::token::MalformedCredentials;
+
+pub use self::body::ResponseBody;
+pub use self::challenge::{Challenge, InvalidChallenge};
+pub use self::responder::{RequestHead, Responder};
+
+pub(crate) use self::responder::RefusalStyle;
+
+/// Why a request was refused, and everything the client is told about it.
+#[derive(Clone, Debug)]
+pub struct Rejection {
+    kind: RejectionKind,
+    reason: &'static str,
+    message: Option<&'static str>,
+    retry_after: Option<Duration>,
+    lack: Option<Unmet>,
+    policy: Option<Arc<str>>,
+}
+
+/// The kinds of refusal; the [module](self) shows what the client sees of each.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum RejectionKind {
+    /// The caller may not do this, whatever its scopes: a role or a policy is against it.
+    Forbidden,
+    /// The token lacks a scope.
+    InsufficientScope,
+    /// The token is unknown, malformed, wrongly signed or meant for somebody else.
+    InvalidToken,
+    /// A layer met a request that the layer it relies on has not seen: a wiring mistake.
+    LayerMissing,
+    /// More than one credential, or a header that cannot be read.
+    MalformedRequest,
+    /// No token.
+    MissingToken,
+    /// The quota is used up.
+    RateLimited,
+    /// The login behind the token is too weak or too old.
+    StepUpRequired,
+    /// The token was authentic and has ended.
+    TokenExpired,
+    /// The token is authentic and not valid yet.
+    TokenNotActive,
+    /// The token was authentic and has been revoked.
+    TokenRevoked,
+    /// Whatever must answer first, a verifier or a store, cannot.
+    Unavailable,
+}
+
+impl Rejection {
+    /// A refusal of this kind, for layers and handlers of the application's own.
+    #[must_use]
+    pub fn new(kind: RejectionKind) -> Self {
+        let reason = status::of(kind).error;
+        Self { kind, reason, message: None, retry_after: None, lack: None, policy: None }
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> RejectionKind {
+        self.kind
+    }
+
+    /// The stable word in the body, such as `token_expired`.
+    #[must_use]
+    pub fn error(&self) -> &'static str {
+        status::of(self.kind).error
+    }
+
+    /// The sentence in the body.
+    #[must_use]
+    pub fn message(&self) -> &'static str {
+        self.message.unwrap_or(status::of(self.kind).message)
+    }
+
+    /// The precise reason, such as `wrong_audience`, for audit and metrics. The client never sees
+    /// it.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.reason
+    }
+
+    /// The wait after which the request may succeed.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The scopes that the request needs, where it failed for a scope.
+    #[must_use]
+    pub fn scopes(&self) -> &[Scope] {
+        match &self.lack {
+            Some(Unmet::Scopes(scopes)) => scopes,
+            _ => &[],
+        }
+    }
+
+    /// The name of the policy that ran out, where the request was limited.
+    #[must_use]
+    pub fn policy(&self) -> Option<&str> {
+        self.policy.as_deref()
+    }
+
+    pub(crate) fn with_reason(self, reason: &'static str) -> Self {
+        Self { reason, ..self }
+    }
+
+    pub(crate) fn with_retry_after(self, retry_after: impl Into<Option<Duration>>) -> Self {
+        Self { retry_after: retry_after.into(), ..self }
+    }
+
+    /// A layer relies on another that has not seen the request; the message names it.
+    pub(crate) fn layer_missing(message: &'static str) -> Self {
+        Self { message: Some(message), ..Self::new(RejectionKind::LayerMissing) }
+    }
+
+    pub(crate) fn limited(policy: Arc<str>, retry_after: Option<Duration>) -> Self {
+        Self { policy: Some(policy), retry_after, ..Self::new(RejectionKind::RateLimited) }
+    }
+
+    pub(crate) fn unmet(lack: Unmet) -> Self {
+        let kind = match lack {
+            Unmet::Policy => RejectionKind::Forbidden,
+            Unmet::Scopes(_) => RejectionKind::InsufficientScope,
+            Unmet::StepUp { .. } => RejectionKind::StepUpRequired,
+        };
+        Self { lack: Some(lack), ..Self::new(kind) }
+    }
+
+    /// What an unauthenticated caller of a protected route will need.
+    pub(crate) fn missing_token_for(scopes: Vec<Scope>) -> Self {
+        Self { lack: Some(Unmet::Scopes(scopes)), ..Self::new(RejectionKind::MissingToken) }
+    }
+
+    /// The same refusal without a hint that the token was ever good.
+    fn uniform(self) -> Self {
+        match self.kind {
+            RejectionKind::TokenExpired
+            | RejectionKind::TokenNotActive
+            | RejectionKind::TokenRevoked => Self { kind: RejectionKind::InvalidToken, ..self },
+            _ => self,
+        }
+    }
+}
+
+impl From<MalformedCredentials> for Rejection {
+    fn from(malformed: MalformedCredentials) -> Self {
+        let (reason, message) = match malformed {
+            MalformedCredentials::BrokenHeader => (
+                "broken_header",
+                "the Authorization header must be the word Bearer, one space and one token",
+            ),
+            MalformedCredentials::SeveralCredentials => (
+                "several_credentials",
+                "send exactly one token, in one Authorization header and nowhere else",
+            ),
+        };
+        let rejection = Self::new(RejectionKind::MalformedRequest).with_reason(reason);
+        Self { message: Some(message), ..rejection }
+    }
+}

@@ -1,0 +1,56 @@
+//! The JSON body of a refusal (RFC 9457).
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
+use serde::Serialize;
+
+use crate::rejection::{Rejection, RejectionKind, headers, status};
+use crate::scope::Scope;
+
+/// The problem type for a quota that is used up, and the title that goes with it.
+const QUOTA_EXCEEDED: (&str, &str) =
+    ("https://iana.org/assignments/http-problem-types#quota-exceeded", "Quota exceeded");
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    error: &'a str,
+    message: &'a str,
+    r#type: &'a str,
+    title: &'a str,
+    status: u16,
+    /// The scopes that the request needs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
+    violated_policies: Option<[&'a str; 1]>,
+}
+
+pub(super) fn respond(rejection: &Rejection) -> Response<Bytes> {
+    let status = status::of(rejection.kind()).http;
+    let (r#type, title) = match rejection.kind() {
+        RejectionKind::RateLimited => QUOTA_EXCEEDED,
+        // BEARER-61: without a type of its own, a problem has the status phrase for a title.
+        _ => ("about:blank", status.canonical_reason().unwrap_or_default()),
+    };
+    let scopes: Vec<&str> = rejection.scopes().iter().map(Scope::as_str).collect();
+    let problem = Problem {
+        error: rejection.error(),
+        message: rejection.message(),
+        r#type,
+        title,
+        status: status.as_u16(),
+        scope: (!scopes.is_empty()).then(|| scopes.join(" ")),
+        retry_after: rejection.retry_after().map(headers::whole_seconds),
+        violated_policies: rejection.policy().map(|policy| [policy]),
+    };
+    // Strings and numbers always serialize.
+    let body = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = Response::new(body.into());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}

@@ -1,0 +1,41 @@
+use ::tracing::info;
+
+use crate::event::AuditEvent;
+use crate::scope::ScopeSet;
+use crate::sink::AuditSink;
+
+/// A sink that makes an `INFO` event of each audit event, with the target `tower_gate::audit`.
+///
+/// The fields are those of [`AuditEvent`]'s JSON form. A subscriber's filter decides whether they
+/// are kept, so an audit trail that must be complete goes to a sink of its own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TracingSink;
+
+impl AuditSink for TracingSink {
+    fn accept(&self, event: AuditEvent) {
+        let principal = event.principal.as_ref();
+        let required: ScopeSet = event.required_scopes.iter().map(|scope| scope.as_str()).collect();
+        info!(
+            target: "tower_gate::audit",
+            sequence = event.sequence,
+            outcome = event.outcome.as_str(),
+            reason = event.reason,
+            issuer = principal.map(|principal| principal.issuer()),
+            subject = principal.map(|principal| principal.subject()),
+            client = principal.and_then(|principal| principal.client()),
+            scopes = principal.map(|principal| principal.scopes().as_str()),
+            token_kind = principal.map(|principal| principal.token_kind().as_str()),
+            token_id = principal.and_then(|principal| principal.token_id()),
+            address = event.address.map(::tracing::field::display),
+            method = event.method.as_str(),
+            path = event.path,
+            user_agent = event.user_agent,
+            status = event.status.map(|status| status.as_u16()),
+            grpc_status = event.grpc_status,
+            required_scopes = required.as_str(),
+            policy = event.policy.as_deref(),
+            remaining = event.remaining,
+            latency_ms = event.latency.as_secs_f64() * 1000.0,
+        );
+    }
+}

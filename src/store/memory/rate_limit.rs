@@ -1,0 +1,222 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::quota::{Decision, PartitionKey};
+use crate::store::{RateLimitStore, StoreError, TakeRequest};
+
+/// Rate limits in memory: exact on one node, within a fixed number of keys.
+///
+/// Clones share their state. A key takes 24 bytes and what its hash table adds, 58 bytes at most;
+/// the default bound of a million keys is reached with under 64 MB. Nothing runs in the background:
+/// a shard that is full first forgets the keys whose quota has come back whole, which equal keys
+/// never seen, and only then, counted by [`evicted`](Self::evicted), the eighth of its keys that is
+/// closest to that. One request in many pays for this, with time in proportion to one shard.
+///
+/// ```
+/// use tower_gate::store::memory::MemoryStore;
+/// use tower_gate::{Quota, RateLimitLayer};
+///
+/// let store = MemoryStore::with_max_keys(100_000);
+/// let layer = RateLimitLayer::new(store, Quota::per_minute(60).with_burst(20));
+/// # let _ = layer;
+/// ```
+#[derive(Clone)]
+pub struct MemoryStore(Arc<Shards>);
+
+struct Shards {
+    shards: Box<[Shard]>,
+    max_keys_each: usize,
+    evicted: AtomicU64,
+}
+
+/// TATs by key, aligned so that two shards never share a cache line.
+#[repr(align(64))]
+#[derive(Default)]
+struct Shard(Mutex<Tats>);
+
+#[derive(Default)]
+struct Tats(HashMap<PartitionKey, u64, BuildHasherDefault<Already>>);
+
+/// Tasks on different keys seldom meet in a shard.
+const SHARDS: usize = 256;
+
+impl MemoryStore {
+    /// At most a million keys.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_max_keys(1_000_000)
+    }
+
+    /// At most this many keys, rounded up to a multiple of 256.
+    #[must_use]
+    pub fn with_max_keys(max_keys: usize) -> Self {
+        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
+        let max_keys_each = max_keys.div_ceil(SHARDS).max(1);
+        Self(Arc::new(Shards { shards, max_keys_each, evicted: AtomicU64::new(0) }))
+    }
+
+    /// How many keys there are now.
+    #[must_use]
+    pub fn keys(&self) -> usize {
+        self.0.shards.iter().map(|shard| shard.lock().0.len()).sum()
+    }
+
+    /// How many keys were forgotten while their quota had not come back whole. More than a few
+    /// means that the bound is too low for the traffic.
+    #[must_use]
+    pub fn evicted(&self) -> u64 {
+        self.0.evicted.load(Ordering::Relaxed)
+    }
+}
+
+impl Shards {
+    fn take(&self, request: &TakeRequest) -> Decision {
+        let now = u64::try_from(request.now.as_nanos()).unwrap_or(u64::MAX);
+        let mut tats = self.shards[usize::from(request.key.shard_bits())].lock();
+        if let Some(tat) = tats.0.get_mut(&request.key) {
+            let (decision, new_tat) = request.quota.decide(*tat, now, request.cost);
+            *tat = new_tat;
+            return decision;
+        }
+        let (decision, tat) = request.quota.decide(0, now, request.cost);
+        if tat > now {
+            if tats.0.len() >= self.max_keys_each {
+                let evicted = tats.make_room(self.max_keys_each, now);
+                self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
+            }
+            tats.0.insert(request.key, tat);
+        }
+        decision
+    }
+}
+
+impl Tats {
+    /// Forgets what may be forgotten; failing that, an eighth, those that owe least first (RL-47).
+    /// Answers how many of these there were.
+    fn make_room(&mut self, max_keys: usize, now: u64) -> usize {
+        self.0.retain(|_, tat| *tat > now);
+        let before = self.0.len();
+        let mut excess = before.saturating_sub(max_keys - max_keys.div_ceil(8));
+        if excess == 0 {
+            return 0;
+        }
+        let mut sorted: Vec<u64> = self.0.values().copied().collect();
+        let (_, &mut last, _) = sorted.select_nth_unstable(excess - 1);
+        self.0.retain(|_, tat| {
+            let goes = *tat <= last && excess > 0;
+            excess -= usize::from(goes);
+            !goes
+        });
+        before - self.0.len()
+    }
+}
+
+impl Shard {
+    fn lock(&self) -> MutexGuard<'_, Tats> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RateLimitStore for MemoryStore {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+        Some(Ok(self.0.take(request)))
+    }
+
+    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+        Ok(self.0.take(request))
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore")
+            .field("max_keys", &(self.0.max_keys_each * SHARDS))
+            .field("evicted", &self.evicted())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A partition key is a keyed hash already; a map takes it as it is.
+#[derive(Default)]
+struct Already(u64);
+
+impl Hasher for Already {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = word;
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        // `PartitionKey` hashes as one u64; other keys would all share a bucket.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::quota::Quota;
+
+    const MINUTE: Quota = Quota::per_minute(60);
+
+    fn take(store: &MemoryStore, name: &str, cost: u32, seconds: u64) -> Decision {
+        let key = PartitionKey::new([name]);
+        let now = Duration::from_secs(seconds);
+        store.0.take(&TakeRequest::new(key, MINUTE, cost, now))
+    }
+
+    fn is_allowed(decision: Decision) -> bool {
+        matches!(decision, Decision::Allowed(_))
+    }
+
+    #[test]
+    fn keys_that_owe_nothing_are_forgotten_first() {
+        let store = MemoryStore::with_max_keys(25_600);
+        for n in 0..15_000 {
+            let _ = take(&store, &format!("idle {n}"), 1, 0);
+        }
+        for n in 0..15_000 {
+            let _ = take(&store, &format!("live {n}"), 60, 10);
+        }
+        assert!(store.keys() <= 25_600, "RL-47: {}", store.keys());
+        assert_eq!(store.evicted(), 0, "RL-47: only keys that owed nothing were forgotten");
+        for n in 0..15_000 {
+            assert!(!is_allowed(take(&store, &format!("live {n}"), 1, 10)), "RL-47: {n}");
+        }
+    }
+
+    #[test]
+    fn the_keys_that_owe_most_are_forgotten_last() {
+        let store = MemoryStore::with_max_keys(2560);
+        for _ in 0..60 {
+            assert!(is_allowed(take(&store, "hot", 1, 0)));
+        }
+        for n in 0..100_000 {
+            let _ = take(&store, &format!("random {n}"), 1, 0);
+        }
+        assert!(store.keys() <= 2560, "attack 43: {}", store.keys());
+        assert!(store.evicted() > 0);
+        assert!(!is_allowed(take(&store, "hot", 1, 0)), "RL-47: a hot key survives");
+    }
+
+    #[test]
+    fn a_key_that_took_nothing_is_not_kept() {
+        let store = MemoryStore::new();
+        let _ = take(&store, "looks", 0, 5);
+        let _ = take(&store, "asks too much", 61, 5);
+        assert_eq!(store.keys(), 0);
+    }
+}

@@ -1,0 +1,68 @@
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+
+use crate::principal::Principal;
+use crate::token::{BearerToken, MalformedCredentials};
+use crate::verifier::{TokenVerifier, VerifyError, VerifyErrorKind, VerifyRequest};
+
+/// A verifier that knows a few tokens by heart: for tests, and for tools whose tokens are part of
+/// the configuration. Without any, it is the null verifier, which accepts nothing.
+///
+/// Every token is compared with all that are known, each in constant time. The tokens stay in
+/// memory as they are; for tokens that users get, keep digests instead.
+///
+/// ```
+/// use tower_gate::{AuthenticateLayer, FixedVerifier, Principal};
+///
+/// let deploy = Principal::builder("https://tools.example", "deploy").scopes("deploy").build();
+/// let verifier = FixedVerifier::new().with("the-token-of-the-deploy-tool", deploy)?;
+/// let layer = AuthenticateLayer::new(verifier);
+/// # let _ = layer;
+/// # Ok::<(), tower_gate::MalformedCredentials>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct FixedVerifier {
+    known: Vec<(BearerToken, Principal)>,
+}
+
+impl FixedVerifier {
+    /// Knows no token.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Knows this token as well.
+    ///
+    /// # Errors
+    ///
+    /// When the text could not arrive as a bearer token (RFC 6750 §2.1).
+    pub fn with(mut self, token: &str, principal: Principal) -> Result<Self, MalformedCredentials> {
+        self.known.push((BearerToken::parse(token)?, principal));
+        Ok(self)
+    }
+}
+
+impl TokenVerifier for FixedVerifier {
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        let token = request.token.as_str().as_bytes();
+        let mut found = None;
+        for (known, principal) in &self.known {
+            if bool::from(known.as_str().as_bytes().ct_eq(token)) {
+                found = Some(principal);
+            }
+        }
+        Some(found.cloned().ok_or_else(|| VerifyErrorKind::UnknownToken.into()))
+    }
+
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        self.try_verify(request).unwrap_or_else(|| Err(VerifyErrorKind::UnknownToken.into()))
+    }
+}
+
+impl fmt::Debug for FixedVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FixedVerifier").field("known", &self.known.len()).finish()
+    }
+}

@@ -1,0 +1,285 @@
+//! Turning a token into a principal.
+//!
+//! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, [`FixedVerifier`] knows a few fixed
+//! ones, and [`TokenVerifier`] is the port for everything else.
+
+mod fixed;
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
+pub mod jwt;
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::principal::Principal;
+use crate::rejection::{Rejection, RejectionKind};
+use crate::token::BearerToken;
+
+pub use self::fixed::FixedVerifier;
+
+/// Decides whether a token is good, and whose it is.
+///
+/// **Contract.** `Ok` only for a token that is authentic, meant for this API and valid at
+/// [`now`](VerifyRequest::now); the principal's issuer and subject name its holder. Where the
+/// answer is at hand, [`try_verify`](Self::try_verify) gives it without waiting; otherwise it says
+/// `None` and [`verify`](Self::verify) is awaited. The clock is never read: `now` is the time.
+///
+/// **Errors.** The kind of a [`VerifyError`] decides what the client sees: 503 for
+/// [`Unavailable`](VerifyErrorKind::Unavailable), 401 for all others. Say
+/// [`Expired`](VerifyErrorKind::Expired), [`NotActive`](VerifyErrorKind::NotActive) or
+/// [`Revoked`](VerifyErrorKind::Revoked) only once the token is known to be authentic, and
+/// `Unavailable` whenever the answer is not known: an outage is neither a good nor a bad token.
+///
+/// **Concurrency.** Called from many tasks at once. The future may be dropped at any await.
+///
+/// **Security.** A wrong `Ok` lets a stranger in. Compare secrets in constant time, look tokens up
+/// by a digest, keep them out of errors and logs.
+///
+/// A closure from [`VerifyRequest`] to such a future is a verifier too. A complete one by hand:
+///
+/// ```
+/// use tower_gate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
+/// use tower_gate::{Principal, TokenVerifier};
+///
+/// /// Asks another service about every token.
+/// struct SessionVerifier {
+///     sessions: Sessions,
+/// }
+///
+/// impl TokenVerifier for SessionVerifier {
+///     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+///         let found = self.sessions.find(request.token.as_str()).await;
+///         match found.map_err(VerifyError::unavailable)? {
+///             Some(user) => Ok(Principal::builder("https://sessions.example", &user).build()),
+///             None => Err(VerifyErrorKind::UnknownToken.into()),
+///         }
+///     }
+/// }
+/// # struct Sessions;
+/// # impl Sessions {
+/// #     async fn find(&self, _: &str) -> Result<Option<String>, std::io::Error> { Ok(None) }
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `TokenVerifier`",
+    note = "use `JwtVerifier` or `FixedVerifier`, implement `TokenVerifier`, or pass a closure \
+            `Fn(VerifyRequest) -> impl Future<Output = Result<Principal, VerifyError>> + Send`"
+)]
+pub trait TokenVerifier: Send + Sync + 'static {
+    /// Answers at once where it can: a key in memory, a token seen before.
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        let _ = request;
+        None
+    }
+
+    /// Answers, after waiting for whatever knows.
+    fn verify(
+        &self,
+        request: &VerifyRequest,
+    ) -> impl Future<Output = Result<Principal, VerifyError>> + Send;
+}
+
+impl<F, Fut> TokenVerifier for F
+where
+    F: Fn(VerifyRequest) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Principal, VerifyError>> + Send,
+{
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        self(request.clone()).await
+    }
+}
+
+impl<V: TokenVerifier + ?Sized> TokenVerifier for Arc<V> {
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        (**self).try_verify(request)
+    }
+
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        (**self).verify(request).await
+    }
+}
+
+/// What a verifier is asked.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct VerifyRequest {
+    /// The token.
+    pub token: BearerToken,
+    /// The time against which its times are checked.
+    pub now: SystemTime,
+}
+
+impl VerifyRequest {
+    /// A question about this token at this time.
+    #[must_use]
+    pub fn new(token: BearerToken, now: SystemTime) -> Self {
+        Self { token, now }
+    }
+}
+
+/// A token was not accepted, or nobody knows.
+#[derive(Debug)]
+pub struct VerifyError {
+    kind: VerifyErrorKind,
+    retry_after: Option<Duration>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+/// Why a token was not accepted. Clients see three of these, and an outage; the rest read
+/// `invalid_token` to them and are told apart in the audit event only.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[non_exhaustive]
+pub enum VerifyErrorKind {
+    /// The signature is not that of a known key.
+    BadSignature,
+    /// Authentic, and over.
+    Expired,
+    /// Authentic, and a claim is there that has the wrong type or breaks a rule.
+    InvalidClaims,
+    /// Not a token of the expected form.
+    Malformed,
+    /// Authentic, and a required claim is not there.
+    MissingClaim,
+    /// Authentic, and not valid yet.
+    NotActive,
+    /// Authentic, and withdrawn.
+    Revoked,
+    /// Authentic, and bound to a key whose possession a bearer token does not prove.
+    SenderConstrained,
+    /// Whatever knows cannot be asked.
+    Unavailable,
+    /// No key that is known could have signed it.
+    UnknownKey,
+    /// Nobody knows this token.
+    UnknownToken,
+    /// Signed in a way that is not accepted.
+    UnsupportedAlgorithm,
+    /// Authentic, and meant for another API.
+    WrongAudience,
+    /// From an issuer that is not trusted here.
+    WrongIssuer,
+    /// A signed text of another kind, such as an ID token.
+    WrongType,
+}
+
+impl VerifyErrorKind {
+    /// The kind as the `reason` of audit events.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadSignature => "bad_signature",
+            Self::Expired => "expired",
+            Self::InvalidClaims => "invalid_claims",
+            Self::Malformed => "malformed_token",
+            Self::MissingClaim => "missing_claim",
+            Self::NotActive => "not_active",
+            Self::Revoked => "revoked",
+            Self::SenderConstrained => "sender_constrained",
+            Self::Unavailable => "verifier_unavailable",
+            Self::UnknownKey => "unknown_key",
+            Self::UnknownToken => "unknown_token",
+            Self::UnsupportedAlgorithm => "unsupported_algorithm",
+            Self::WrongAudience => "wrong_audience",
+            Self::WrongIssuer => "wrong_issuer",
+            Self::WrongType => "wrong_type",
+        }
+    }
+}
+
+impl VerifyError {
+    /// How long a client is told to wait out an outage, unless the verifier knows better.
+    const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+    /// An error of this kind with its cause, which is logged at debug level and must not hold the
+    /// token.
+    pub fn new(kind: VerifyErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self { source: Some(source.into()), ..kind.into() }
+    }
+
+    /// The verifier cannot ask whatever knows the token.
+    pub fn unavailable(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::new(VerifyErrorKind::Unavailable, source)
+    }
+
+    /// When it is worth trying again, where the verifier knows. Default for an outage: 5 seconds.
+    #[must_use]
+    pub fn with_retry_after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
+    /// The kind.
+    #[must_use]
+    pub fn kind(&self) -> VerifyErrorKind {
+        self.kind
+    }
+}
+
+impl From<VerifyErrorKind> for VerifyError {
+    fn from(kind: VerifyErrorKind) -> Self {
+        let retry_after = (kind == VerifyErrorKind::Unavailable).then_some(Self::RETRY_AFTER);
+        Self { kind, retry_after, source: None }
+    }
+}
+
+impl fmt::Display for VerifyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            VerifyErrorKind::BadSignature => "the signature does not match",
+            VerifyErrorKind::Expired => "the token has expired",
+            VerifyErrorKind::InvalidClaims => "a claim is not acceptable",
+            VerifyErrorKind::Malformed => "the text is not a token of the expected form",
+            VerifyErrorKind::MissingClaim => "a required claim is missing",
+            VerifyErrorKind::NotActive => "the token is not valid yet",
+            VerifyErrorKind::Revoked => "the token has been revoked",
+            VerifyErrorKind::SenderConstrained => "the token is bound to a key of its holder",
+            VerifyErrorKind::Unavailable => "the token cannot be verified right now",
+            VerifyErrorKind::UnknownKey => "no known key fits the token",
+            VerifyErrorKind::UnknownToken => "the token is unknown",
+            VerifyErrorKind::UnsupportedAlgorithm => "the algorithm is not accepted",
+            VerifyErrorKind::WrongAudience => "the token is meant for another audience",
+            VerifyErrorKind::WrongIssuer => "the token is from another issuer",
+            VerifyErrorKind::WrongType => "the token is of another type",
+        })
+    }
+}
+
+impl StdError for VerifyError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// Whatever is not known to be an authentic token's own end reads `invalid_token`.
+impl From<VerifyError> for Rejection {
+    fn from(error: VerifyError) -> Self {
+        let kind = match error.kind {
+            VerifyErrorKind::Expired => RejectionKind::TokenExpired,
+            VerifyErrorKind::NotActive => RejectionKind::TokenNotActive,
+            VerifyErrorKind::Revoked => RejectionKind::TokenRevoked,
+            VerifyErrorKind::Unavailable => RejectionKind::Unavailable,
+            _ => RejectionKind::InvalidToken,
+        };
+        Self::new(kind).with_reason(error.kind.as_str()).with_retry_after(error.retry_after)
+    }
+}
+
+/// The answer of a verifier that has to wait, which may outlive the request that asked.
+pub(crate) type Verifying = Pin<Box<dyn Future<Output = Result<Principal, VerifyError>> + Send>>;
+
+/// A verifier without its type, so that a layer has no type parameter.
+pub(crate) trait ErasedVerifier: Send + Sync {
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>>;
+    fn verify(self: Arc<Self>, request: VerifyRequest) -> Verifying;
+}
+
+impl<V: TokenVerifier> ErasedVerifier for V {
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        TokenVerifier::try_verify(self, request)
+    }
+
+    fn verify(self: Arc<Self>, request: VerifyRequest) -> Verifying {
+        Box::pin(async move { TokenVerifier::verify(&*self, &request).await })
+    }
+}
