@@ -1,0 +1,3 @@
+//! What the layers do to requests, through the layers.
+
+mod support;
