@@ -46,7 +46,8 @@ pub struct AuditEvent {
     pub outcome: Outcome,
     /// Why, for a request that was refused.
     pub reason: Option<&'static str>,
-    /// Who called, when that was verified.
+    /// Who called, when that was verified; also for an authentic token that had ended, was early or
+    /// was revoked.
     #[serde(flatten, serialize_with = "who")]
     pub principal: Option<Principal>,
     /// Where the request came from.
@@ -131,7 +132,7 @@ impl AuditSlot {
         extensions.get()
     }
 
-    /// Says who calls, in the event and on the request's span.
+    /// Says whose token the request carries, in the event and on the request's span.
     pub(crate) fn authenticated(&self, principal: &Principal) {
         self.span.record(principal);
         self.findings().principal = Some(principal.clone());
@@ -183,7 +184,9 @@ fn code<S: Serializer>(status: &Option<StatusCode>, serializer: S) -> Result<S::
 }
 
 fn millis<S: Serializer>(latency: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(latency.as_secs_f64() * 1000.0)
+    // Whole microseconds, so that no digits are noise.
+    let micros = u32::try_from(latency.as_micros()).unwrap_or(u32::MAX);
+    serializer.serialize_f64(f64::from(micros) / 1000.0)
 }
 
 fn scopes<S: Serializer>(scopes: &[Scope], serializer: S) -> Result<S::Ok, S::Error> {

@@ -9,7 +9,6 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::authenticate::layer::Config;
-use crate::authenticate::service::rejection;
 use crate::rejection::ResponseBody;
 use crate::verifier::Verifying;
 
@@ -91,7 +90,7 @@ where
                             State::Service { future: service.call(request) }
                         }
                         Err(error) => {
-                            let response = config.refuse(rejection(error), &request);
+                            let response = config.not_verified(error, &request);
                             State::Refused { response: Some(response) }
                         }
                     };

@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use http_body::Body;
@@ -34,7 +35,7 @@ impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Authenticate<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
     ResBody: Body,
-    ResBody::Data: From<bytes::Bytes>,
+    ResBody::Data: From<Bytes>,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -58,7 +59,7 @@ where
                     AuthenticateFuture::service(self.inner.call(request))
                 }
                 Some(Err(error)) => {
-                    AuthenticateFuture::refused(config.refuse(rejection(error), &request))
+                    AuthenticateFuture::refused(config.not_verified(error, &request))
                 }
                 None => {
                     // The service that is ready waits for the answer; the clone is not.
@@ -107,23 +108,28 @@ impl Config {
         extensions.insert(self.style.clone());
     }
 
-    pub(super) fn refuse<B>(
+    /// Refuses for what the verifier says, whose cause is logged and does not reach the client.
+    pub(super) fn not_verified<B>(
         &self,
-        rejection: Rejection,
+        error: VerifyError,
         request: &Request<B>,
-    ) -> Response<bytes::Bytes> {
+    ) -> Response<Bytes> {
+        if error.kind() == VerifyErrorKind::Unavailable {
+            trace::unavailable(&error);
+        } else {
+            trace::not_verified(&error);
+        }
+        if let (Some(slot), Some(principal)) =
+            (AuditSlot::of(request.extensions()), error.principal())
+        {
+            slot.authenticated(principal);
+        }
+        self.refuse(error.into(), request)
+    }
+
+    fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
         self.style.respond(rejection, RequestHead::of(request))
     }
-}
-
-/// Logs the cause, which the rejection does not carry to the client.
-pub(super) fn rejection(error: VerifyError) -> Rejection {
-    if error.kind() == VerifyErrorKind::Unavailable {
-        trace::unavailable(&error);
-    } else {
-        trace::not_verified(&error);
-    }
-    error.into()
 }
 
 impl<S> fmt::Debug for Authenticate<S> {

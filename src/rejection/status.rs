@@ -90,7 +90,7 @@ pub(super) const fn of(kind: RejectionKind) -> Status {
             8,
             None,
             "rate_limited",
-            "too many requests; wait as long as Retry-After says",
+            "too many requests; wait as long as the answer says",
         ),
         RejectionKind::Unavailable => (
             StatusCode::SERVICE_UNAVAILABLE,

@@ -123,6 +123,7 @@ impl VerifyRequest {
 #[derive(Debug)]
 pub struct VerifyError {
     kind: VerifyErrorKind,
+    principal: Option<Principal>,
     retry_after: Option<Duration>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -203,6 +204,13 @@ impl VerifyError {
         Self::new(VerifyErrorKind::Unavailable, source)
     }
 
+    /// Whose token it is, for the audit trail: only for a token that is authentic all the same, as an
+    /// expired or revoked one is.
+    #[must_use]
+    pub fn with_principal(self, principal: Principal) -> Self {
+        Self { principal: Some(principal), ..self }
+    }
+
     /// When it is worth trying again, where the verifier knows. Default for an outage: 5 seconds.
     #[must_use]
     pub fn with_retry_after(self, wait: Duration) -> Self {
@@ -214,12 +222,18 @@ impl VerifyError {
     pub fn kind(&self) -> VerifyErrorKind {
         self.kind
     }
+
+    /// Whose token it is, where that is known.
+    #[must_use]
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
 }
 
 impl From<VerifyErrorKind> for VerifyError {
     fn from(kind: VerifyErrorKind) -> Self {
         let retry_after = (kind == VerifyErrorKind::Unavailable).then_some(Self::RETRY_AFTER);
-        Self { kind, retry_after, source: None }
+        Self { kind, principal: None, retry_after, source: None }
     }
 }
 

@@ -42,8 +42,13 @@ impl JwtVerifier {
         let payload = decode(parts.payload)?;
         let claims =
             RegisteredClaims::parse(&payload).map_err(at(VerifyErrorKind::InvalidClaims))?;
-        self.check_claims(&header, &claims, now)?;
-        self.principal(&claims, &payload)
+        self.check_claims(&header, &claims)?;
+        let expires_at = claims.expires_at.ok_or(VerifyErrorKind::MissingClaim)?;
+        let principal = self.principal(&claims, &payload)?;
+        match self.times.check(expires_at, claims.not_before, claims.issued_at, now) {
+            Ok(()) => Ok(principal),
+            Err(error) => Err(VerifyError::from(error).with_principal(principal)),
+        }
     }
 
     fn check_type(&self, header: &Header<'_>) -> Result<(), VerifyErrorKind> {
@@ -98,31 +103,27 @@ impl JwtVerifier {
         &self,
         header: &Header<'_>,
         claims: &RegisteredClaims<'_>,
-        now: SystemTime,
-    ) -> Result<(), VerifyError> {
+    ) -> Result<(), VerifyErrorKind> {
         let missing = VerifyErrorKind::MissingClaim;
         if claims.issuer.as_deref().ok_or(missing)? != &*self.issuer {
-            return Err(VerifyErrorKind::WrongIssuer.into());
+            return Err(VerifyErrorKind::WrongIssuer);
         }
         if !claims.audience.iter().any(|name| self.audiences.iter().any(|ours| ours == name)) {
-            return Err(VerifyErrorKind::WrongAudience.into());
+            return Err(VerifyErrorKind::WrongAudience);
         }
         if claims.sender_constrained {
-            return Err(VerifyErrorKind::SenderConstrained.into());
+            return Err(VerifyErrorKind::SenderConstrained);
         }
         if header.is_access_token() {
             // RFC 9068 §2.2 asks for these in every token that calls itself one (JWT-30).
             let names = [&claims.subject, &claims.client, &claims.token_id];
             if names.iter().any(|name| name.is_none()) || claims.issued_at.is_none() {
-                return Err(missing.into());
+                return Err(missing);
             }
         } else if claims.of_id_token {
-            return Err(VerifyErrorKind::WrongType.into());
+            return Err(VerifyErrorKind::WrongType);
         }
-        let expires_at = claims.expires_at.ok_or(missing)?;
-        self.times
-            .check(expires_at, claims.not_before, claims.issued_at, now)
-            .map_err(VerifyError::from)
+        Ok(())
     }
 
     fn principal(
