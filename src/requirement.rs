@@ -63,7 +63,7 @@ impl Requirement {
     /// For a text that is not in the program, parse a [`Scope`] and convert that.
     #[must_use]
     pub fn scope(scope: &str) -> Self {
-        Self::try_scope(scope).unwrap_or_else(|error| panic_at_start(&error))
+        Scope::parse(scope).map_or_else(|error| panic_at_start(&error), Self::from)
     }
 
     /// The token grants every one of these scopes.
@@ -83,9 +83,17 @@ impl Requirement {
     }
 
     /// The user logged in with one of these authentication context classes, best first (RFC 9470).
+    ///
+    /// # Panics
+    ///
+    /// When a value could not stand in a challenge: it has the grammar of a [`Scope`].
     #[must_use]
     pub fn acr<'a>(values: impl IntoIterator<Item = &'a str>) -> Self {
-        Self(Condition::Acr(values.into_iter().map(Into::into).collect()))
+        let checked = |value| match Scope::parse(value) {
+            Ok(_) => value.into(),
+            Err(error) => panic_at_start(&error),
+        };
+        Self(Condition::Acr(values.into_iter().map(checked).collect()))
     }
 
     /// The user logged in at most this long ago, in whole seconds. A token that does not say when
@@ -167,10 +175,6 @@ impl Requirement {
         let mut scopes = Vec::new();
         self.name_scopes(&mut scopes);
         scopes
-    }
-
-    fn try_scope(scope: &str) -> Result<Self, InvalidScope> {
-        Scope::parse(scope).map(Self::from)
     }
 
     fn name_scopes(&self, scopes: &mut Vec<Scope>) {
@@ -291,6 +295,12 @@ mod tests {
         assert_eq!(unmet(&within(399)), Some(step_up), "BEARER-50");
         let unknown = Principal::builder("iss", "sub").build();
         assert!(!within(u64::MAX).is_met_by(&unknown, now()), "BEARER-51");
+    }
+
+    #[test]
+    #[should_panic(expected = "is not a scope")]
+    fn a_class_that_no_challenge_can_carry_stops_the_program_as_it_starts() {
+        let _ = Requirement::acr(["urn:mfa", "a\"b"]);
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Rejection {
     /// A refusal of this kind, for layers and handlers of the application's own.
     #[must_use]
     pub fn new(kind: RejectionKind) -> Self {
-        let reason = status::of(kind).error;
+        let reason = status::error(kind);
         Self { kind, reason, message: None, retry_after: None, lack: None, policy: None }
     }
 
@@ -116,13 +116,13 @@ impl Rejection {
     /// The stable word in the body, such as `token_expired`.
     #[must_use]
     pub fn error(&self) -> &'static str {
-        status::of(self.kind).error
+        status::error(self.kind)
     }
 
     /// The sentence in the body.
     #[must_use]
     pub fn message(&self) -> &'static str {
-        self.message.unwrap_or(status::of(self.kind).message)
+        self.message.unwrap_or(status::message(self.kind))
     }
 
     /// The precise reason, such as `wrong_audience`, for audit and metrics. The client never sees
