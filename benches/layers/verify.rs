@@ -21,54 +21,121 @@ use crate::harness::Subject;
 
 const ISSUER: &str = "https://issuer.example";
 const AUDIENCE: &str = "https://api.example";
-
-/// A key pair: what signs, and what the two sides of the comparison check with.
-struct Pair {
-    sign: Box<dyn Fn(&[u8]) -> Vec<u8>>,
-    check: Box<dyn Fn(&[u8], &[u8]) -> bool>,
-    key: VerifyingKey,
-}
+const KEY_ID: &str = "2024-05";
 
 /// For each algorithm, the signature alone and the whole verification.
 pub(crate) fn subjects() -> Vec<Vec<Subject>> {
     vec![
-        both(hmac()),
-        both(rsa(Algorithm::RS256, &signature::RSA_PKCS1_SHA256)),
-        both(rsa(Algorithm::PS256, &signature::RSA_PSS_SHA256)),
-        both(ecdsa(Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED_SIGNING)),
-        both(ecdsa(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED_SIGNING)),
-        both(ed25519()),
+        hmac(),
+        rsa(Algorithm::RS256, &signature::RSA_PKCS1_SHA256),
+        rsa(Algorithm::PS256, &signature::RSA_PSS_SHA256),
+        ecdsa(Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED_SIGNING),
+        ecdsa(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED_SIGNING),
+        ed25519(),
     ]
 }
 
-fn both(pair: Pair) -> Vec<Subject> {
-    let Pair { sign, check, key } = pair;
-    let algorithm = key.algorithm();
-    let now = SystemTime::now();
-    let signed = unsigned_token(algorithm, now);
-    let signature = sign(signed.as_bytes());
-    let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&signature));
-    let request = VerifyRequest::new(BearerToken::parse(&token).unwrap(), now);
-    let verifier = JwtVerifier::builder()
-        .issuer(ISSUER)
-        .audience(AUDIENCE)
-        .with_key(key.with_kid("2024-05"))
-        .build()
-        .unwrap();
-    vec![
-        Subject::new(format!("{algorithm}, the signature alone"), move || {
-            assert!(check(signed.as_bytes(), &signature));
-        }),
-        Subject::new(format!("{algorithm}, JwtVerifier, {} bytes", token.len()), move || {
-            verifier.try_verify(&request).unwrap().unwrap()
-        }),
-    ]
+fn hmac() -> Vec<Subject> {
+    let secret = [7; 32];
+    let raw = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+    let key = VerifyingKey::hmac(Algorithm::HS256, &secret).unwrap();
+    let sign = |message: &[u8]| hmac::sign(&raw, message).as_ref().to_vec();
+    let token = Token::new(Algorithm::HS256, sign);
+    token.subjects(key, move |message, signature| hmac::verify(&raw, message, signature).is_ok())
+}
+
+fn rsa(algorithm: Algorithm, encoding: &'static dyn RsaEncoding) -> Vec<Subject> {
+    let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
+    let parameters = match algorithm {
+        Algorithm::RS256 => &signature::RSA_PKCS1_2048_8192_SHA256,
+        _ => &signature::RSA_PSS_2048_8192_SHA256,
+    };
+    let token = Token::new(algorithm, |message| {
+        let mut signature = vec![0; pair.public_modulus_len()];
+        pair.sign(encoding, &SystemRandom::new(), message, &mut signature).unwrap();
+        signature
+    });
+    token.public_key_subjects(parameters, pair.public_key())
+}
+
+fn ecdsa(algorithm: Algorithm, signing: &'static EcdsaSigningAlgorithm) -> Vec<Subject> {
+    let pair = EcdsaKeyPair::generate(signing).unwrap();
+    let curve = match algorithm {
+        Algorithm::ES256 => &signature::ECDSA_P256_SHA256_FIXED,
+        _ => &signature::ECDSA_P384_SHA384_FIXED,
+    };
+    let sign = |message: &[u8]| pair.sign(&SystemRandom::new(), message).unwrap();
+    let token = Token::new(algorithm, |message| sign(message).as_ref().to_vec());
+    token.public_key_subjects(curve, pair.public_key())
+}
+
+fn ed25519() -> Vec<Subject> {
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let token = Token::new(Algorithm::EdDSA, |message| pair.sign(message).as_ref().to_vec());
+    token.public_key_subjects(&signature::ED25519, pair.public_key())
+}
+
+/// An access token that was just issued.
+struct Token {
+    algorithm: Algorithm,
+    issued_at: SystemTime,
+    signed: String,
+    signature: Vec<u8>,
+}
+
+impl Token {
+    fn new(algorithm: Algorithm, sign: impl Fn(&[u8]) -> Vec<u8>) -> Self {
+        let issued_at = SystemTime::now();
+        let signed = unsigned_token(algorithm, issued_at);
+        let signature = sign(signed.as_bytes());
+        Self { algorithm, issued_at, signed, signature }
+    }
+
+    /// With public keys that are parsed once on either side.
+    fn public_key_subjects<K>(
+        self,
+        verification: &'static dyn VerificationAlgorithm,
+        public: &K,
+    ) -> Vec<Subject>
+    where
+        K: AsRef<[u8]> + AsDer<PublicKeyX509Der<'static>>,
+    {
+        let raw = ParsedPublicKey::new(verification, public.as_ref()).unwrap();
+        let der = STANDARD.encode(&*public.as_der().unwrap());
+        let pem = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
+        let key = VerifyingKey::from_pem(self.algorithm, pem.as_bytes()).unwrap();
+        self.subjects(key, move |message, signature| raw.verify_sig(message, signature).is_ok())
+    }
+
+    fn subjects(
+        self,
+        key: VerifyingKey,
+        check: impl Fn(&[u8], &[u8]) -> bool + 'static,
+    ) -> Vec<Subject> {
+        let Self { algorithm, issued_at, signed, signature } = self;
+        let token = format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&signature));
+        let request = VerifyRequest::new(BearerToken::parse(&token).unwrap(), issued_at);
+        let verifier = JwtVerifier::builder()
+            .issuer(ISSUER)
+            .audience(AUDIENCE)
+            .with_key(key.with_kid(KEY_ID))
+            .build()
+            .unwrap();
+        vec![
+            Subject::new(format!("{algorithm}, the signature alone"), move || {
+                assert!(check(signed.as_bytes(), &signature));
+            }),
+            Subject::new(format!("{algorithm}, JwtVerifier, {} bytes", token.len()), move || {
+                verifier.try_verify(&request).unwrap().unwrap()
+            }),
+        ]
+    }
 }
 
 /// Header and claims of RFC 9068, base64url with a dot between.
 fn unsigned_token(algorithm: Algorithm, now: SystemTime) -> String {
     let now = now.duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let header = json!({ "typ": "at+jwt", "alg": algorithm.as_str(), "kid": "2024-05" });
+    let header = json!({ "typ": "at+jwt", "alg": algorithm.as_str(), "kid": KEY_ID });
     let claims = json!({
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -81,66 +148,4 @@ fn unsigned_token(algorithm: Algorithm, now: SystemTime) -> String {
         "roles": ["editor", "viewer"],
     });
     [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".")
-}
-
-fn hmac() -> Pair {
-    let secret = [7; 32];
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
-    let signing = key.clone();
-    Pair {
-        sign: Box::new(move |message| hmac::sign(&signing, message).as_ref().to_vec()),
-        check: Box::new(move |message, signature| hmac::verify(&key, message, signature).is_ok()),
-        key: VerifyingKey::hmac(Algorithm::HS256, &secret).unwrap(),
-    }
-}
-
-fn rsa(algorithm: Algorithm, encoding: &'static dyn RsaEncoding) -> Pair {
-    let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
-    let parameters = match algorithm {
-        Algorithm::RS256 => &signature::RSA_PKCS1_2048_8192_SHA256,
-        _ => &signature::RSA_PSS_2048_8192_SHA256,
-    };
-    let check = check(parameters, pair.public_key().as_ref());
-    let key = from_spki(algorithm, pair.public_key());
-    let sign = move |message: &[u8]| {
-        let mut signature = vec![0; pair.public_modulus_len()];
-        pair.sign(encoding, &SystemRandom::new(), message, &mut signature).unwrap();
-        signature
-    };
-    Pair { sign: Box::new(sign), check, key }
-}
-
-fn ecdsa(algorithm: Algorithm, signing: &'static EcdsaSigningAlgorithm) -> Pair {
-    let pair = EcdsaKeyPair::generate(signing).unwrap();
-    let curve = match algorithm {
-        Algorithm::ES256 => &signature::ECDSA_P256_SHA256_FIXED,
-        _ => &signature::ECDSA_P384_SHA384_FIXED,
-    };
-    let check = check(curve, pair.public_key().as_ref());
-    let key = from_spki(algorithm, pair.public_key());
-    let sign =
-        move |message: &[u8]| pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec();
-    Pair { sign: Box::new(sign), check, key }
-}
-
-fn ed25519() -> Pair {
-    let pair = Ed25519KeyPair::generate().unwrap();
-    let check = check(&signature::ED25519, pair.public_key().as_ref());
-    let key = from_spki(Algorithm::EdDSA, pair.public_key());
-    Pair { sign: Box::new(move |message| pair.sign(message).as_ref().to_vec()), check, key }
-}
-
-/// aws-lc-rs with a key that is parsed once.
-fn check(
-    algorithm: &'static dyn VerificationAlgorithm,
-    public: &[u8],
-) -> Box<dyn Fn(&[u8], &[u8]) -> bool> {
-    let key = ParsedPublicKey::new(algorithm, public).unwrap();
-    Box::new(move |message, signature| key.verify_sig(message, signature).is_ok())
-}
-
-fn from_spki(algorithm: Algorithm, public: &impl AsDer<PublicKeyX509Der<'static>>) -> VerifyingKey {
-    let der = STANDARD.encode(&*public.as_der().unwrap());
-    let pem = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
-    VerifyingKey::from_pem(algorithm, pem.as_bytes()).unwrap()
 }
