@@ -23,25 +23,35 @@ const ISSUER: &str = "https://issuer.example";
 const AUDIENCE: &str = "https://api.example";
 const KEY_ID: &str = "2024-05";
 
-/// For each algorithm, the signature alone and the whole verification.
-pub(crate) fn subjects() -> Vec<Vec<Subject>> {
-    vec![
-        hmac(),
-        rsa(Algorithm::RS256, &signature::RSA_PKCS1_SHA256),
-        rsa(Algorithm::PS256, &signature::RSA_PSS_SHA256),
-        ecdsa(Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED_SIGNING),
-        ecdsa(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED_SIGNING),
-        ed25519(),
-    ]
-}
-
-fn hmac() -> Vec<Subject> {
+pub(crate) fn hs256() -> Vec<Subject> {
     let secret = [7; 32];
     let raw = hmac::Key::new(hmac::HMAC_SHA256, &secret);
     let key = VerifyingKey::hmac(Algorithm::HS256, &secret).unwrap();
     let sign = |message: &[u8]| hmac::sign(&raw, message).as_ref().to_vec();
     let token = Token::new(Algorithm::HS256, sign);
     token.subjects(key, move |message, signature| hmac::verify(&raw, message, signature).is_ok())
+}
+
+pub(crate) fn rs256() -> Vec<Subject> {
+    rsa(Algorithm::RS256, &signature::RSA_PKCS1_SHA256)
+}
+
+pub(crate) fn ps256() -> Vec<Subject> {
+    rsa(Algorithm::PS256, &signature::RSA_PSS_SHA256)
+}
+
+pub(crate) fn es256() -> Vec<Subject> {
+    ecdsa(Algorithm::ES256, &signature::ECDSA_P256_SHA256_FIXED_SIGNING)
+}
+
+pub(crate) fn es384() -> Vec<Subject> {
+    ecdsa(Algorithm::ES384, &signature::ECDSA_P384_SHA384_FIXED_SIGNING)
+}
+
+pub(crate) fn eddsa() -> Vec<Subject> {
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let token = Token::new(Algorithm::EdDSA, |message| pair.sign(message).as_ref().to_vec());
+    token.public_key_subjects(&signature::ED25519, pair.public_key())
 }
 
 fn rsa(algorithm: Algorithm, encoding: &'static dyn RsaEncoding) -> Vec<Subject> {
@@ -67,12 +77,6 @@ fn ecdsa(algorithm: Algorithm, signing: &'static EcdsaSigningAlgorithm) -> Vec<S
     let sign = |message: &[u8]| pair.sign(&SystemRandom::new(), message).unwrap();
     let token = Token::new(algorithm, |message| sign(message).as_ref().to_vec());
     token.public_key_subjects(curve, pair.public_key())
-}
-
-fn ed25519() -> Vec<Subject> {
-    let pair = Ed25519KeyPair::generate().unwrap();
-    let token = Token::new(Algorithm::EdDSA, |message| pair.sign(message).as_ref().to_vec());
-    token.public_key_subjects(&signature::ED25519, pair.public_key())
 }
 
 /// An access token that was just issued.
