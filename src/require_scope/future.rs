@@ -20,7 +20,8 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         Service { #[pin] future: F },
-        Refused { response: Option<Response<Bytes>> },
+        // Boxed, because every request moves its future several times.
+        Refused { response: Option<Box<Response<Bytes>>> },
     }
 }
 
@@ -30,7 +31,7 @@ impl<F> RequireScopeFuture<F> {
     }
 
     pub(super) fn refused(response: Response<Bytes>) -> Self {
-        Self { state: State::Refused { response: Some(response) } }
+        Self { state: State::Refused { response: Some(Box::new(response)) } }
     }
 }
 
