@@ -26,12 +26,11 @@ pin_project! {
 }
 
 pin_project! {
-    // What is rare is boxed: every request moves its future several times.
     #[project = StateProj]
     enum State<S, ReqBody, F> {
         Service { #[pin] future: F },
-        Refused { response: Option<Box<Response<Bytes>>> },
-        Taking { answer: Taking, waiting: Option<Box<Waiting<S, ReqBody>>> },
+        Refused { response: Option<Response<Bytes>> },
+        Taking { answer: Taking, waiting: Option<Waiting<S, ReqBody>> },
     }
 }
 
@@ -50,7 +49,7 @@ where
         Self { state: State::Service { future }, fields }
     }
 
-    pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
+    pub(super) fn refused(response: Response<Bytes>) -> Self {
         Self { state: State::Refused { response: Some(response) }, fields: None }
     }
 
@@ -60,7 +59,7 @@ where
         request: Request<ReqBody>,
         limit: Arc<Limit>,
     ) -> Self {
-        let waiting = Some(Box::new(Waiting { service, request, limit }));
+        let waiting = Some(Waiting { service, request, limit });
         Self { state: State::Taking { answer, waiting }, fields: None }
     }
 }
@@ -93,13 +92,13 @@ where
                 StateProj::Taking { answer, waiting } => {
                     let answer = ready!(answer.as_mut().poll(cx));
                     let Waiting { mut service, request, limit } =
-                        *waiting.take().expect("polled after completion");
+                        waiting.take().expect("polled after completion");
                     let next = match limit.settle(answer, &request) {
                         Ok(fields) => {
                             *this.fields = Some(fields);
                             State::Service { future: service.call(request) }
                         }
-                        Err(response) => State::Refused { response: Some(response) },
+                        Err(response) => State::Refused { response: Some(*response) },
                     };
                     this.state.set(next);
                 }

@@ -55,7 +55,7 @@ where
         if let Some(answer) = config.store.try_take(&question) {
             return match bucket.limit.settle(answer, &request) {
                 Ok(fields) => RateLimitFuture::service(self.inner.call(request), Some(fields)),
-                Err(response) => RateLimitFuture::refused(response),
+                Err(response) => RateLimitFuture::refused(*response),
             };
         }
         let answer = config.store.clone().take(question);
@@ -75,7 +75,7 @@ impl Limit {
     ) -> Result<Fields, Box<Response<Bytes>>> {
         let decision = answer.map_err(|error| {
             trace::unavailable(&error);
-            refuse(error.into(), request)
+            Box::new(refuse(error.into(), request))
         })?;
         let usage = decision.usage();
         if let Some(slot) = AuditSlot::of(request.extensions()) {
@@ -86,7 +86,7 @@ impl Limit {
             Decision::Allowed(_) => Ok(fields),
             Decision::Limited { retry_after, .. } => {
                 let rejection = Rejection::limited(self.name.clone(), retry_after);
-                let mut response = refuse(rejection, request);
+                let mut response = Box::new(refuse(rejection, request));
                 fields.append_to(response.headers_mut());
                 Err(response)
             }
@@ -94,8 +94,8 @@ impl Limit {
     }
 }
 
-fn refuse<B>(rejection: Rejection, request: &Request<B>) -> Box<Response<Bytes>> {
-    Box::new(RefusalStyle::refuse(rejection, RequestHead::of(request)))
+fn refuse<B>(rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
+    RefusalStyle::refuse(rejection, RequestHead::of(request))
 }
 
 impl<S> fmt::Debug for RateLimit<S> {

@@ -20,8 +20,7 @@ pin_project! {
     #[project = StateProj]
     enum State<F> {
         Service { #[pin] future: F },
-        // Boxed, because every request moves its future several times.
-        Refused { response: Option<Box<Response<Bytes>>> },
+        Refused { response: Option<Response<Bytes>> },
     }
 }
 
@@ -31,7 +30,7 @@ impl<F> RequireScopeFuture<F> {
     }
 
     pub(super) fn refused(response: Response<Bytes>) -> Self {
-        Self { state: State::Refused { response: Some(Box::new(response)) } }
+        Self { state: State::Refused { response: Some(response) } }
     }
 }
 
