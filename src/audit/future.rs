@@ -1,17 +1,18 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::USER_AGENT;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use pin_project_lite::pin_project;
 
 use crate::audit::layer::Config;
 use crate::event::{AuditEvent, AuditSlot, Outcome, bounded_path, bounded_text};
-use crate::rejection::{Rejection, RejectionKind, grpc_status};
+use crate::rejection::{Rejection, RejectionKind};
 use crate::trace::RequestSpan;
 
 pin_project! {
@@ -54,78 +55,82 @@ impl<F> fmt::Debug for AuditFuture<F> {
 pub(super) struct Pending {
     config: Arc<Config>,
     slot: AuditSlot,
+    time: SystemTime,
     started: Duration,
-    /// What the request says; `None` once the sink has it.
-    event: Option<AuditEvent>,
+    method: Method,
+    uri: Uri,
+    user_agent: Option<HeaderValue>,
+    address: Option<IpAddr>,
+    finished: bool,
+}
+
+/// What the head of a response adds to an event.
+struct Answer<'a> {
+    outcome: Outcome,
+    rejection: Option<&'a Rejection>,
+    head: Option<(http::StatusCode, &'a HeaderMap)>,
 }
 
 impl Pending {
     pub(super) fn new<B>(config: Arc<Config>, slot: AuditSlot, request: &Request<B>) -> Self {
-        let user_agent = request.headers().get(USER_AGENT);
-        let event = AuditEvent {
+        Self {
+            slot,
             time: config.clock.now(),
-            sequence: 0,
-            outcome: Outcome::Aborted,
-            reason: None,
-            principal: None,
-            address: config.client_ip.find(request.extensions()),
+            started: config.clock.monotonic(),
             method: request.method().clone(),
-            path: bounded_path(request.uri()),
-            user_agent: user_agent.map(|value| bounded_text(value.as_bytes())),
-            status: None,
-            grpc_status: None,
-            required_scopes: Vec::new(),
-            policy: None,
-            remaining: None,
-            latency: Duration::ZERO,
-        };
-        Self { slot, started: config.clock.monotonic(), event: Some(event), config }
+            uri: request.uri().clone(),
+            user_agent: request.headers().get(USER_AGENT).cloned(),
+            address: config.client_ip.find(request.extensions()),
+            finished: false,
+            config,
+        }
     }
 
     /// The inner service has answered, or failed where there is no response.
     fn finish<B>(&mut self, response: Option<&Response<B>>) {
-        let Some(mut event) = self.event.take() else {
-            return;
+        let Some(response) = response else {
+            return self.emit(&Answer { outcome: Outcome::Error, rejection: None, head: None });
         };
-        event.outcome = Outcome::Error;
-        if let Some(response) = response {
-            event.status = Some(response.status());
-            event.grpc_status = grpc_status(response.headers());
-            let rejection = response.extensions().get::<Rejection>();
-            event.outcome = rejection.map_or(Outcome::Allowed, outcome_of);
-            event.reason = rejection.map(Rejection::reason);
-            event.required_scopes = rejection.map_or(&[][..], Rejection::scopes).to_vec();
-        }
-        self.emit(event);
+        let rejection = response.extensions().get::<Rejection>();
+        let outcome = match rejection.map(Rejection::kind) {
+            None => Outcome::Allowed,
+            Some(RejectionKind::Unavailable | RejectionKind::LayerMissing) => Outcome::Error,
+            Some(_) => Outcome::Refused,
+        };
+        let head = Some((response.status(), response.headers()));
+        self.emit(&Answer { outcome, rejection, head });
     }
 
-    fn emit(&self, event: AuditEvent) {
+    fn emit(&mut self, answer: &Answer<'_>) {
         static SEQUENCE: AtomicU64 = AtomicU64::new(1);
+        if std::mem::replace(&mut self.finished, true) {
+            return;
+        }
         let findings = std::mem::take(&mut *self.slot.findings());
+        let grpc_status = answer.head.and_then(|(_, headers)| headers.get("grpc-status"));
         self.config.sink.accept(AuditEvent {
+            time: self.time,
             sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
+            outcome: answer.outcome,
+            reason: answer.rejection.map(Rejection::reason),
             principal: findings.principal,
+            address: self.address,
+            method: self.method.clone(),
+            path: bounded_path(&self.uri),
+            user_agent: self.user_agent.as_ref().map(|value| bounded_text(value.as_bytes())),
+            status: answer.head.map(|(status, _)| status),
+            grpc_status: grpc_status.and_then(|code| code.to_str().ok()?.parse().ok()),
+            required_scopes: answer.rejection.map_or(&[][..], Rejection::scopes).to_vec(),
             policy: findings.policy,
             remaining: findings.remaining,
             latency: self.config.clock.monotonic().saturating_sub(self.started),
-            ..event
         });
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(event) = self.event.take() {
-            let panicking = std::thread::panicking();
-            let outcome = if panicking { Outcome::Panicked } else { Outcome::Aborted };
-            self.emit(AuditEvent { outcome, ..event });
-        }
-    }
-}
-
-fn outcome_of(rejection: &Rejection) -> Outcome {
-    match rejection.kind() {
-        RejectionKind::Unavailable | RejectionKind::LayerMissing => Outcome::Error,
-        _ => Outcome::Refused,
+        let outcome = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Aborted };
+        self.emit(&Answer { outcome, rejection: None, head: None });
     }
 }

@@ -56,7 +56,6 @@ pub use self::body::ResponseBody;
 pub use self::challenge::{Challenge, InvalidChallenge};
 pub use self::responder::{RequestHead, Responder};
 
-pub(crate) use self::grpc::status_of as grpc_status;
 pub(crate) use self::responder::RefusalStyle;
 
 /// Why a request was refused, and everything the client is told about it.
