@@ -228,7 +228,15 @@ impl PartitionKey {
     /// The key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two keys.
     #[must_use]
     pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        KeyPrefix::new(parts).key([b""; 0])
+        static SEED: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
+        let mut hasher = *SEED;
+        for part in parts {
+            let part = part.as_ref();
+            hasher.write_u64(part.len() as u64);
+            hasher.write(part);
+        }
+        let hash = hasher.finish128();
+        Self([hash.h1, hash.h2])
     }
 
     /// The key as a number, for stores that have no better type.
@@ -240,32 +248,6 @@ impl PartitionKey {
     /// Bits to choose a shard by, which are not those that a map hashes by.
     pub(crate) fn shard_bits(self) -> u8 {
         self.0[1].to_le_bytes()[0]
-    }
-}
-
-/// The first parts of many keys, hashed once.
-#[derive(Clone, Copy)]
-pub(crate) struct KeyPrefix(SipHasher13);
-
-impl KeyPrefix {
-    pub(crate) fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        static SEED: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
-        Self(*SEED).with(parts)
-    }
-
-    /// The key of these parts and those that follow here.
-    pub(crate) fn key<P: AsRef<[u8]>>(self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
-        let hash = self.with(parts).0.finish128();
-        PartitionKey([hash.h1, hash.h2])
-    }
-
-    fn with<P: AsRef<[u8]>>(mut self, parts: impl IntoIterator<Item = P>) -> Self {
-        for part in parts {
-            let part = part.as_ref();
-            self.0.write_u64(part.len() as u64);
-            self.0.write(part);
-        }
-        self
     }
 }
 

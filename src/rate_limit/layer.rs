@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use crate::client_ip::{ClientIp, host_part};
 use crate::clock::{Clock, SystemClock};
 use crate::principal::{Authenticated, Principal};
-use crate::quota::{KeyPrefix, PartitionKey, Quota};
+use crate::quota::{PartitionKey, Quota};
 use crate::rate_limit::RateLimit;
 use crate::rate_limit::headers::Policy;
 use crate::rejection::Rejection;
@@ -48,8 +48,6 @@ struct Tier {
     name: Arc<str>,
     /// `None` takes everybody.
     requirement: Option<Requirement>,
-    /// The names of layer and tier.
-    prefix: KeyPrefix,
     /// `None` is not limited.
     limit: Option<Arc<Limit>>,
 }
@@ -82,7 +80,7 @@ impl RateLimitLayer {
                 client_ip: ClientIp::default(),
                 name: "default".into(),
                 tiers: Vec::new(),
-                rest: Tier::limited("default", "default", None, quota),
+                rest: Tier::limited("default", None, quota),
             },
         }
     }
@@ -96,10 +94,7 @@ impl RateLimitLayer {
     /// When the name is not printable ASCII.
     pub fn with_name(mut self, name: &str) -> Self {
         if let Some(limit) = &self.config.rest.limit {
-            self.config.rest = Tier::limited(name, name, None, limit.quota);
-        }
-        for tier in &mut self.config.tiers {
-            tier.prefix = KeyPrefix::new([name, &tier.name]);
+            self.config.rest = Tier::limited(name, None, limit.quota);
         }
         self.config.name = name.into();
         self
@@ -112,16 +107,14 @@ impl RateLimitLayer {
     ///
     /// When the name, which clients see, is not printable ASCII.
     pub fn with_tier(mut self, name: &str, requirement: Requirement, quota: Quota) -> Self {
-        let tier = Tier::limited(&self.config.name, name, Some(requirement), quota);
-        self.config.tiers.push(tier);
+        self.config.tiers.push(Tier::limited(name, Some(requirement), quota));
         self
     }
 
     /// Does not limit principals that meet the requirement. The first tier that fits counts.
     pub fn with_unlimited(mut self, name: &str, requirement: Requirement) -> Self {
-        let prefix = KeyPrefix::new([&self.config.name, name]);
         let requirement = Some(requirement);
-        self.config.tiers.push(Tier { name: name.into(), requirement, prefix, limit: None });
+        self.config.tiers.push(Tier { name: name.into(), requirement, limit: None });
         self
     }
 
@@ -157,12 +150,11 @@ impl fmt::Debug for RateLimitLayer {
 }
 
 impl Tier {
-    fn limited(layer: &str, name: &str, requirement: Option<Requirement>, quota: Quota) -> Self {
-        let prefix = KeyPrefix::new([layer, name]);
+    fn limited(name: &str, requirement: Option<Requirement>, quota: Quota) -> Self {
         let policy = Policy::new(name, &quota);
         let name: Arc<str> = name.into();
         let limit = Some(Arc::new(Limit { name: name.clone(), quota, policy }));
-        Self { name, requirement, prefix, limit }
+        Self { name, requirement, limit }
     }
 }
 
@@ -189,7 +181,8 @@ impl Config {
                 ));
             }
             (Partition::Principal, Some(_), Some(principal)) => {
-                tier.prefix.key(["principal", principal.issuer(), principal.subject()])
+                let (issuer, subject) = (principal.issuer(), principal.subject());
+                PartitionKey::new([&*self.name, &*tier.name, "principal", issuer, subject])
             }
             (Partition::Principal, Some(_), None) | (Partition::Address, ..) => {
                 self.address_key(tier, extensions)?
@@ -213,9 +206,10 @@ impl Config {
                  or say where it is with ClientIp",
             )
         })?;
+        let parts = [self.name.as_bytes(), tier.name.as_bytes()];
         Ok(match host_part(address) {
-            IpAddr::V4(v4) => tier.prefix.key([&b"v4"[..], &v4.octets()]),
-            IpAddr::V6(v6) => tier.prefix.key([&b"v6"[..], &v6.octets()]),
+            IpAddr::V4(v4) => PartitionKey::new([parts[0], parts[1], b"v4", &v4.octets()]),
+            IpAddr::V6(v6) => PartitionKey::new([parts[0], parts[1], b"v6", &v6.octets()]),
         })
     }
 }
