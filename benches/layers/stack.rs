@@ -148,7 +148,7 @@ where
     }
 }
 
-/// A service that does nothing.
+/// A service that does nothing but to name the type of its answer, as all that answer do.
 #[derive(Clone)]
 struct Nothing;
 
@@ -162,6 +162,9 @@ impl Service<Request<Body>> for Nothing {
     }
 
     fn call(&mut self, _: Request<Body>) -> Self::Future {
-        ready(Ok(Response::new(Body::new())))
+        let mut response = Response::new(Body::new());
+        let content_type = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        ready(Ok(response))
     }
 }
