@@ -79,6 +79,12 @@ pub trait TokenVerifier: Send + Sync + 'static {
         &self,
         request: &VerifyRequest,
     ) -> impl Future<Output = Result<Principal, VerifyError>> + Send;
+
+    /// A number that changes whenever a token that was good before may not be any more, as when a
+    /// key is withdrawn. A cache asks for it on every hit, so it must be cheap.
+    fn generation(&self) -> u64 {
+        0
+    }
 }
 
 impl<F, Fut> TokenVerifier for F
@@ -98,6 +104,10 @@ impl<V: TokenVerifier + ?Sized> TokenVerifier for Arc<V> {
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
         (**self).verify(request).await
+    }
+
+    fn generation(&self) -> u64 {
+        (**self).generation()
     }
 }
 

@@ -225,6 +225,34 @@ impl KeySet {
         self.keys.is_empty()
     }
 
+    /// The keys of this algorithm that a token's `kid` leaves: those of that name, or, when none has
+    /// it, those without a name. A token without `kid` leaves all.
+    pub(super) fn candidates(
+        &self,
+        algorithm: Algorithm,
+        kid: Option<&str>,
+    ) -> impl Iterator<Item = &VerifyingKey> {
+        let named = kid.filter(|kid| self.names(kid));
+        self.keys.iter().filter(move |key| {
+            key.algorithm == algorithm
+                && match (kid, named) {
+                    (None, _) => true,
+                    (Some(_), None) => key.kid.is_none(),
+                    (Some(_), Some(named)) => key.kid.as_deref() == Some(named),
+                }
+        })
+    }
+
+    /// Whether a key has this name.
+    pub(super) fn names(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| key.kid.as_deref() == Some(kid))
+    }
+
+    /// Whether a key is for this algorithm.
+    pub(super) fn has(&self, algorithm: Algorithm) -> bool {
+        self.keys.iter().any(|key| key.algorithm == algorithm)
+    }
+
     /// A published set holds no secrets: one that does has lost them (JWT-54).
     fn public_key(value: &Value) -> Result<VerifyingKey, InvalidKey> {
         if value.get("kty").and_then(Value::as_str) == Some("oct") {

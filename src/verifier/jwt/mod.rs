@@ -64,6 +64,7 @@ mod builder;
 mod crypto;
 mod header;
 mod key;
+mod source;
 mod verify;
 
 pub use self::algorithm::Algorithm;
