@@ -186,6 +186,8 @@ pub(crate) struct TimeRules {
 /// Which rule on times a token breaks.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub(crate) enum TimeError {
+    #[error("the verifier has a max_age, and the token does not say when it was issued")]
+    AgeUnknown,
     #[error("`exp` has passed")]
     Expired,
     #[error("`iat` is in the future: compare the clocks of issuer and verifier")]
@@ -227,8 +229,11 @@ impl TimeRules {
         if expires_at - born > self.max_lifetime.as_secs_f64() {
             return Err(TimeError::LivesTooLong);
         }
-        match self.max_age {
-            Some(max_age) if now - born > max_age.as_secs_f64() + leeway => Err(TimeError::TooOld),
+        match (self.max_age, issued_at) {
+            (Some(_), None) => Err(TimeError::AgeUnknown),
+            (Some(max_age), Some(at)) if now - at > max_age.as_secs_f64() + leeway => {
+                Err(TimeError::TooOld)
+            }
             _ => Ok(()),
         }
     }
@@ -274,18 +279,20 @@ mod tests {
     #[test]
     fn exp_is_the_first_moment_that_is_too_late() {
         assert_eq!(check(0, NOW, None, None), Err(TimeError::Expired), "JWT-34");
-        assert_eq!(check(0, NOW + 1.0, None, None), Ok(()), "JWT-34");
-        assert_eq!(check(0, NOW + 0.5, None, None), Ok(()), "JWT-33");
-        assert_eq!(check(60, NOW - 59.0, None, None), Ok(()), "JWT-34");
+        let iat = Some(NOW);
+        assert_eq!(check(0, NOW + 1.0, None, iat), Ok(()), "JWT-34");
+        assert_eq!(check(0, NOW + 0.5, None, iat), Ok(()), "JWT-33");
+        assert_eq!(check(60, NOW - 59.0, None, iat), Ok(()), "JWT-34");
         assert_eq!(check(60, NOW - 60.0, None, None), Err(TimeError::Expired), "JWT-34");
     }
 
     #[test]
     fn nbf_is_the_first_moment_that_is_not_too_early() {
         let exp = NOW + 600.0;
-        assert_eq!(check(0, exp, Some(NOW), None), Ok(()), "JWT-35");
+        let iat = Some(NOW);
+        assert_eq!(check(0, exp, Some(NOW), iat), Ok(()), "JWT-35");
         assert_eq!(check(0, exp, Some(NOW + 1.0), None), Err(TimeError::NotYetValid), "JWT-35");
-        assert_eq!(check(1, exp, Some(NOW + 1.0), None), Ok(()), "JWT-35");
+        assert_eq!(check(1, exp, Some(NOW + 1.0), iat), Ok(()), "JWT-35");
     }
 
     #[test]
@@ -294,6 +301,7 @@ mod tests {
         assert_eq!(check(30, exp, None, Some(NOW + 3600.0)), Err(TimeError::IssuedInFuture));
         assert_eq!(check(30, exp, None, Some(NOW - 7_231.0)), Err(TimeError::TooOld), "JWT-38");
         assert_eq!(check(30, exp, None, Some(NOW - 7_230.0)), Ok(()), "JWT-38");
+        assert_eq!(check(30, exp, None, None), Err(TimeError::AgeUnknown), "JWT-38");
         let century = NOW + 100.0 * 365.0 * 86_400.0;
         assert_eq!(check(30, century, None, None), Err(TimeError::LivesTooLong), "attack 14");
         assert_eq!(check(30, century, None, Some(NOW)), Err(TimeError::LivesTooLong), "attack 14");

@@ -84,6 +84,7 @@ mod clock;
 mod json;
 mod principal;
 mod quota;
+mod random;
 mod requirement;
 mod scope;
 mod token;
@@ -95,6 +96,8 @@ pub mod rejection;
 mod trace;
 
 // Ports and their adapters.
+#[cfg(feature = "jwks")]
+pub mod fetch;
 pub mod sink;
 pub mod store;
 pub mod verifier;

@@ -216,6 +216,21 @@ impl Principal {
         self.0.values.get()
     }
 
+    pub(crate) fn of_kind(mut self, kind: TokenKind) -> Self {
+        Arc::make_mut(&mut self.0).token_kind = kind;
+        self
+    }
+
+    /// About how much memory it takes, without the application's values.
+    pub(crate) fn bytes(&self) -> usize {
+        let inner = &*self.0;
+        let texts = [&inner.client, &inner.token_id, &inner.acr];
+        let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+        let roles: usize = inner.roles.iter().map(|role| role.len() + size_of_val(role)).sum();
+        let names = inner.subject.len() + inner.scopes.as_str().len();
+        size_of::<Inner>() + inner.claims.len() + names + texts + roles
+    }
+
     /// The same principal with one more value, such as the user that the subject names.
     #[must_use]
     pub fn with_value<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {

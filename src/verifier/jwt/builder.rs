@@ -115,6 +115,12 @@ impl JwtVerifierBuilder {
         self
     }
 
+    /// Keys that are fetched from the issuer and kept fresh, in place of fixed ones.
+    #[cfg(feature = "jwks")]
+    pub fn with_jwks(self, jwks: &crate::verifier::jwks::Jwks) -> Self {
+        Self { source: Some(jwks.source()), ..self }
+    }
+
     /// How far the issuer's clock and this one may be apart. Default: 30 seconds; at most 300.
     pub fn with_leeway(mut self, leeway: Duration) -> Self {
         self.times.leeway = leeway;
@@ -134,8 +140,7 @@ impl JwtVerifierBuilder {
     }
 
     /// Accepts tokens of issuers that predate RFC 9068 as well: `typ` may be `JWT` or absent, and
-    /// of the claims only `iss`, `aud`, `exp` and one of `sub`, `client_id` and `azp` must be
-    /// there. An ID token is still refused where it shows itself by `nonce`, `at_hash` or `c_hash`.
+    /// of the claims only `iss`, `sub`, `aud` and `exp` must be there. An ID token is still refused where it shows itself by `nonce`, `at_hash` or `c_hash`.
     ///
     /// Ask the issuer for an audience that it gives to no other kind of token.
     pub fn accept_plain_jwt(mut self) -> Self {

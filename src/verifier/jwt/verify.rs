@@ -12,8 +12,8 @@ use crate::verifier::jwt::source::KeySource;
 use crate::verifier::jwt::{IssuerWanted, KeySet};
 use crate::verifier::{TokenVerifier, VerifyError, VerifyErrorKind, VerifyRequest};
 
-/// The longest token that is looked at.
-const MAX_TOKEN: usize = 8 * 1024;
+/// The longest token that is looked at, whatever the layer lets through.
+const MAX_TOKEN: usize = 64 * 1024;
 
 /// The most keys that are tried for a token that does not name its own (JWT-18).
 const MAX_TRIES: usize = 8;
@@ -158,8 +158,10 @@ impl Policy {
         payload: &[u8],
     ) -> Result<Principal, VerifyError> {
         let client = claims.client();
-        let named = claims.subject.as_deref().or(client).filter(|name| !name.is_empty());
-        let subject = named.ok_or(VerifyErrorKind::MissingClaim)?;
+        // Never the client in the subject's place: a client that chose the name of a user would be
+        // that user (RFC 9700 §4.15).
+        let subject = claims.subject.as_deref().filter(|name| !name.is_empty());
+        let subject = subject.ok_or(VerifyErrorKind::MissingClaim)?;
         let issued_at = claims.issued_at.and_then(system_time);
         let mut principal = Principal::builder(self.issuer.clone(), subject)
             .token_kind(TokenKind::Jwt)
@@ -283,7 +285,8 @@ impl From<TimeError> for VerifyError {
         let kind = match error {
             TimeError::Expired => VerifyErrorKind::Expired,
             TimeError::NotYetValid => VerifyErrorKind::NotActive,
-            TimeError::IssuedInFuture
+            TimeError::AgeUnknown
+            | TimeError::IssuedInFuture
             | TimeError::LivesTooLong
             | TimeError::OutOfRange
             | TimeError::TooOld => VerifyErrorKind::InvalidClaims,
