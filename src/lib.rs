@@ -114,7 +114,7 @@ pub mod extract;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use self::client_ip::{ClientIp, PeerAddr};
+pub use self::client_ip::{ClientAddr, ClientIp, InvalidNetwork, Network, PeerAddr};
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};

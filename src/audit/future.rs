@@ -80,7 +80,10 @@ impl Pending {
             method: request.method().clone(),
             uri: request.uri().clone(),
             user_agent: request.headers().get(USER_AGENT).cloned(),
-            address: config.client_ip.find(request.extensions()),
+            address: config
+                .client_ip
+                .find(request.headers(), request.extensions())
+                .map(|found| found.client),
             finished: false,
             config,
         }
