@@ -111,6 +111,7 @@ pub mod require_scope;
 // Edges.
 #[cfg(feature = "axum")]
 pub mod extract;
+pub mod metadata;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
