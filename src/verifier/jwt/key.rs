@@ -268,9 +268,10 @@ impl KeySet {
         self.keys.iter().any(|key| key.algorithm == algorithm)
     }
 
-    /// Whether the other set has every one of these keys under the same name.
-    #[cfg(feature = "jwks")]
-    pub(crate) fn is_part_of(&self, other: &Self) -> bool {
+    /// Whether the other set has every one of these keys, for the same algorithm and under the same
+    /// name.
+    #[must_use]
+    pub fn is_part_of(&self, other: &Self) -> bool {
         self.keys.iter().all(|key| {
             other.keys.iter().any(|other| {
                 (key.print, key.algorithm, &key.kid) == (other.print, other.algorithm, &other.kid)
