@@ -1,4 +1,6 @@
 //! What the layers do to requests, through the layers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
+mod extraction;
 mod support;
+mod wire;
