@@ -4,5 +4,6 @@
 mod extraction;
 mod grpc;
 mod refusals;
+mod stacking;
 mod support;
 mod wire;
