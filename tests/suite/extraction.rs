@@ -179,12 +179,30 @@ async fn credentials_that_cannot_be_read_are_refused_also_where_a_token_is_optio
 
 #[tokio::test]
 async fn a_bad_token_is_never_anonymous() {
-    let service = AuthenticateLayer::new(knows_good()).optional().layer(Probe::default());
-    assert_eq!(send(&service, anonymous()).await.body, "nobody", "BEARER-35");
-    assert_eq!(send(&service, with_token("good")).await.body, "ada", "BEARER-35");
-    let (status, error, challenge) = INVALID;
-    let answer = send(&service, with_token("evil")).await;
-    assert_refused(&answer, status, error, challenge, "BEARER-35");
+    let (at_once, later) = (knows_good(), Arc::new(knows_good()));
+    let later = move |request: VerifyRequest| {
+        let later = later.clone();
+        async move { later.verify(&request).await }
+    };
+    for layer in [AuthenticateLayer::new(at_once), AuthenticateLayer::new(later)] {
+        let service = layer.optional().layer(Probe::default());
+        assert_eq!(send(&service, anonymous()).await.body, "nobody", "BEARER-35");
+        assert_eq!(send(&service, with_token("good")).await.body, "ada", "BEARER-35");
+        let (status, error, challenge) = INVALID;
+        let answer = send(&service, with_token("evil")).await;
+        assert_refused(&answer, status, error, challenge, "BEARER-35");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_is_neither_a_good_nor_an_anonymous_caller() {
+    let outage = async |_: VerifyRequest| Err(VerifyError::unavailable("no route to host"));
+    let service = AuthenticateLayer::new(outage).optional().layer(Probe::default());
+    assert_eq!(send(&service, anonymous()).await.body, "nobody", "nobody has to be asked");
+    let answer = send(&service, with_token("good")).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "BEARER-35");
+    assert_eq!(answer.error(), "temporarily_unavailable", "BEARER-35");
+    assert!(!answer.headers.contains_key("www-authenticate"), "the token may be good");
 }
 
 #[tokio::test]
