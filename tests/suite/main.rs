@@ -1,4 +1,7 @@
 //! What the layers do to requests, through the layers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
+mod audit;
+mod recording;
+mod refusals;
 mod support;
