@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{channel, sync_channel};
@@ -164,6 +165,46 @@ fn a_request_that_is_dropped_is_one_event() {
     for event in events {
         assert_eq!((event.outcome, event.status), (Outcome::Aborted, None), "AUDIT-43");
     }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_is_one_event() {
+    async fn broken() -> Result<Response<TestBody>, Infallible> {
+        panic!("out of luck")
+    }
+    let trail = Trail::default();
+    let audit = AuditLayer::new(trail.clone());
+    let in_its_future = audit.layer(service_fn(|_: Request<TestBody>| broken()));
+    let in_call = audit.layer(service_fn(|request: Request<TestBody>| {
+        assert!(request.headers().contains_key("authorization"), "out of luck");
+        broken()
+    }));
+    // A server's task ends with the panic.
+    tokio::spawn(in_its_future.clone().oneshot(anonymous())).await.unwrap_err();
+    tokio::spawn(in_call.oneshot(anonymous())).await.unwrap_err();
+    // A layer outside catches it, and drops the future when nothing is unwinding any more.
+    let mut future = Box::pin(in_its_future.oneshot(anonymous()));
+    let mut context = Context::from_waker(Waker::noop());
+    catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut context))).unwrap_err();
+    drop(future);
+    let outcomes: Vec<_> = trail.events().iter().map(|event| event.outcome).collect();
+    assert_eq!(outcomes, [Outcome::Panicked; 3], "AUDIT-43");
+}
+
+#[test]
+fn a_request_that_another_ones_panic_takes_along_did_not_panic_itself() {
+    let trail = Trail::default();
+    let handler =
+        service_fn(|_: Request<TestBody>| pending::<Result<Response<TestBody>, Infallible>>());
+    let service = AuditLayer::new(trail.clone()).layer(handler);
+    catch_unwind(AssertUnwindSafe(|| {
+        let mut future = Box::pin(service.oneshot(anonymous()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(future.as_mut().poll(&mut context).is_pending());
+        panic!("something else on this thread");
+    }))
+    .unwrap_err();
+    assert_eq!(trail.event().outcome, Outcome::Aborted, "AUDIT-43");
 }
 
 #[tokio::test]
