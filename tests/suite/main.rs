@@ -4,4 +4,5 @@
 mod audit;
 mod recording;
 mod refusals;
+mod scopes;
 mod support;
