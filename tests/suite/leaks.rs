@@ -381,34 +381,36 @@ async fn hostile_text_adds_no_header() {
     }
 }
 
-/// The shortest of many runs: what a machine that is busy with something else adds goes away.
-fn shortest<const N: usize>(verifier: &FixedVerifier, tokens: [&str; N]) -> [Duration; N] {
+/// The shortest time that the verifier takes for each token, as a part of the shortest for the first.
+/// The shortest of many is the one in which the machine did nothing else.
+fn relative_times<const N: usize>(verifier: &FixedVerifier, tokens: [&str; N]) -> [f64; N] {
     let now = SystemTime::now();
     let questions = tokens.map(|token| VerifyRequest::new(BearerToken::parse(token).unwrap(), now));
-    let mut shortest = [Duration::MAX; N];
-    for _ in 0..400 {
+    let mut shortest = [f64::MAX; N];
+    for _ in 0..200 {
         for (question, shortest) in questions.iter().zip(&mut shortest) {
             let start = Instant::now();
             drop(black_box(verifier.try_verify(black_box(question))));
-            *shortest = start.elapsed().min(*shortest);
+            *shortest = start.elapsed().as_secs_f64().min(*shortest);
         }
     }
-    shortest
+    shortest.map(|time| time / shortest[0])
 }
 
 #[test]
 fn the_time_of_a_fixed_verifier_does_not_tell_how_close_a_guess_is() {
     // Long tokens and many of them: the steps that a comparison skipped would be nearly all.
-    const LENGTH: usize = 4096;
-    let known: Vec<String> = (0..16).map(|n| format!("{n:0>LENGTH$}", n = n + 10)).collect();
+    const LENGTH: usize = 1024;
+    let known: Vec<String> = (10..26).map(|n| format!("{n:0>LENGTH$}")).collect();
     let principal = Principal::builder("https://issuer.example", "user-1").build();
     let verifier = known.iter().fold(FixedVerifier::new(), |verifier, token| {
         verifier.with(token, principal.clone()).unwrap()
     });
     let far = "x".repeat(LENGTH);
     let close = format!("{}xx", &known[0][..LENGTH - 2]);
-    let (first, last) = (&known[0], &known[15]);
-    let times = shortest(&verifier, [&far, &close, first, last]);
-    let (least, most) = (times.iter().min().unwrap(), times.iter().max().unwrap());
-    assert!(*most < *least * 2, "attack 37: far, close, first, last take {times:?}");
+    let tokens = [&*far, &*close, &*known[0], &*known[15]];
+    let is_even = |times: &[f64; 4]| times.iter().all(|time| (0.9..1.1).contains(time));
+    // What a verifier tells it tells each time; what a busy machine does, it does now and then.
+    let seen: Vec<_> = (0..3).map(|_| relative_times(&verifier, tokens)).collect();
+    assert!(seen.iter().any(is_even), "attack 37: far, close, first, last take {seen:?}");
 }
