@@ -7,6 +7,7 @@ use serde::de::{Error as _, MapAccess};
 use thiserror::Error;
 
 use crate::json::{AnyValue, Members, Text, Value, read_object};
+use crate::scope::Scope;
 
 /// The most members that an object of the claims may have.
 const MAX_MEMBERS: usize = 1024;
@@ -14,7 +15,7 @@ const MAX_MEMBERS: usize = 1024;
 /// The claims that this crate understands, borrowed from the payload where they can be.
 ///
 /// A claim of the wrong type fails the whole payload: it must never count as absent (attack 10).
-/// Only `scope` and `roles` are lenient, because what cannot be read there grants nothing.
+/// Only scopes and roles are lenient, because what cannot be read there grants nothing.
 #[derive(Default)]
 pub(crate) struct RegisteredClaims<'a> {
     pub(crate) issuer: Option<Cow<'a, str>>,
@@ -24,10 +25,12 @@ pub(crate) struct RegisteredClaims<'a> {
     pub(crate) not_before: Option<f64>,
     pub(crate) issued_at: Option<f64>,
     pub(crate) token_id: Option<Cow<'a, str>>,
+    /// `client_id`.
     pub(crate) client: Option<Cow<'a, str>>,
-    /// `azp`, in which issuers from before RFC 9068 name the client.
-    pub(crate) authorized_party: Option<Cow<'a, str>>,
-    pub(crate) scope: Option<Cow<'a, str>>,
+    /// What issuers from before RFC 9068 call the client, of several the one named first.
+    pub(crate) old_client: Option<(usize, Cow<'a, str>)>,
+    /// Scopes with spaces between.
+    pub(crate) scopes: Option<Cow<'a, str>>,
     pub(crate) roles: Vec<Cow<'a, str>>,
     pub(crate) acr: Option<Cow<'a, str>>,
     pub(crate) auth_time: Option<f64>,
@@ -35,63 +38,137 @@ pub(crate) struct RegisteredClaims<'a> {
     pub(crate) sender_constrained: bool,
     /// `nonce`, `at_hash` or `c_hash`: only an ID token has them (OpenID Connect Core §2, §3.3.2).
     pub(crate) of_id_token: bool,
+    /// How many of the claims in [`ClaimNames::fixed`] have the value that they must have.
+    pub(crate) fixed: usize,
 }
 
-impl<'a> RegisteredClaims<'a> {
-    pub(crate) fn parse(payload: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let mut claims = Self::default();
-        read_object(payload, MAX_MEMBERS, &mut claims)?;
-        Ok(claims)
+/// Where an issuer puts what RFC 9068 has names for.
+#[derive(Clone, Debug)]
+pub(crate) struct ClaimNames {
+    /// The members that lead to the scopes. Only a place other than `scope` may hold a list
+    /// (JWT-39).
+    pub(crate) scopes: Path,
+    /// The members that lead to roles, which are those of all these places.
+    pub(crate) roles: Vec<Path>,
+    /// Names of the client beside `client_id`, the best first.
+    pub(crate) clients: Vec<Box<str>>,
+    /// Claims that must have one value, such as `token_use` that of `access`.
+    pub(crate) fixed: Vec<(Box<str>, Box<str>)>,
+}
+
+/// The names of members, each inside the object that the one before it names.
+pub(crate) type Path = Box<[Box<str>]>;
+
+impl Default for ClaimNames {
+    fn default() -> Self {
+        Self {
+            scopes: Box::new(["scope".into()]),
+            roles: vec![Box::new(["roles".into()])],
+            clients: vec!["azp".into()],
+            fixed: Vec::new(),
+        }
     }
 }
 
-impl<'de> Members<'de> for RegisteredClaims<'de> {
+impl<'a> RegisteredClaims<'a> {
+    pub(crate) fn parse(payload: &'a [u8], names: &ClaimNames) -> Result<Self, serde_json::Error> {
+        let mut reader = Reader { names, claims: Self::default() };
+        read_object(payload, MAX_MEMBERS, &mut reader)?;
+        Ok(reader.claims)
+    }
+
+    /// Whom the token was given to.
+    pub(crate) fn client(&self) -> Option<&str> {
+        let old = self.old_client.as_ref().map(|(_, client)| &**client);
+        self.client.as_deref().or(old)
+    }
+}
+
+struct Reader<'n, 'a> {
+    names: &'n ClaimNames,
+    claims: RegisteredClaims<'a>,
+}
+
+impl<'de> Members<'de> for Reader<'_, 'de> {
     fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
-        let any = AnyValue::of_member(MAX_MEMBERS);
+        let claims = &mut self.claims;
         match name {
-            "iss" => self.issuer = Some(text(map)?),
-            "sub" => self.subject = Some(text(map)?),
-            "aud" => {
-                self.audience = match map.next_value_seed(any)? {
-                    Value::Text(audience) => vec![audience],
-                    Value::Texts(audiences) => audiences,
-                    Value::Other => return Err(A::Error::custom("`aud` holds no strings")),
-                }
-            }
-            "exp" => self.expires_at = Some(map.next_value()?),
-            "nbf" => self.not_before = Some(map.next_value()?),
-            "iat" => self.issued_at = Some(map.next_value()?),
-            "jti" => self.token_id = Some(text(map)?),
-            "client_id" => self.client = Some(text(map)?),
-            "azp" => self.authorized_party = Some(text(map)?),
-            "scope" => {
-                if let Value::Text(scope) = map.next_value_seed(any)? {
-                    self.scope = Some(scope);
-                }
-            }
-            "roles" => {
-                if let Value::Texts(roles) = map.next_value_seed(any)? {
-                    self.roles = roles;
-                }
-            }
-            "acr" => self.acr = Some(text(map)?),
-            "auth_time" => self.auth_time = Some(map.next_value()?),
+            "iss" => claims.issuer = Some(text(map)?),
+            "sub" => claims.subject = Some(text(map)?),
+            "aud" => claims.audience = texts(map)?,
+            "exp" => claims.expires_at = Some(map.next_value()?),
+            "nbf" => claims.not_before = Some(map.next_value()?),
+            "iat" => claims.issued_at = Some(map.next_value()?),
+            "jti" => claims.token_id = Some(text(map)?),
+            "client_id" => claims.client = Some(text(map)?),
+            "acr" => claims.acr = Some(text(map)?),
+            "auth_time" => claims.auth_time = Some(map.next_value()?),
             "cnf" => {
-                self.sender_constrained = true;
+                claims.sender_constrained = true;
                 return Ok(false);
             }
             "nonce" | "at_hash" | "c_hash" => {
-                self.of_id_token = true;
+                claims.of_id_token = true;
                 return Ok(false);
             }
-            _ => return Ok(false),
+            _ => return self.read_named(name, map),
         }
         Ok(true)
     }
 }
 
+impl<'de> Reader<'_, 'de> {
+    /// The claims whose names are the issuer's choice.
+    fn read_named<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        let leads = |path: &Path| path.first().is_some_and(|first| **first == *name);
+        let any = AnyValue::of_member(MAX_MEMBERS);
+        if leads(&self.names.scopes) {
+            let value = map.next_value_seed(any.at(&self.names.scopes[1..]))?;
+            self.claims.scopes = self.scopes(value);
+        } else if let Some(path) = self.names.roles.iter().find(|path| leads(path)) {
+            if let Value::Texts(roles) = map.next_value_seed(any.at(&path[1..]))? {
+                self.claims.roles.extend(roles);
+            }
+        } else if let Some(rank) = self.names.clients.iter().position(|client| **client == *name) {
+            let client = text(map)?;
+            if self.claims.old_client.as_ref().is_none_or(|(other, _)| rank < *other) {
+                self.claims.old_client = Some((rank, client));
+            }
+        } else if let Some((_, wanted)) =
+            self.names.fixed.iter().find(|(fixed, _)| **fixed == *name)
+        {
+            self.claims.fixed += usize::from(text(map)? == **wanted);
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn scopes(&self, value: Value<'de>) -> Option<Cow<'de, str>> {
+        let may_be_list = *self.names.scopes != [Box::from("scope")];
+        match value {
+            Value::Text(scopes) => Some(scopes),
+            // An element with a space in it would fall apart into scopes that were never granted.
+            Value::Texts(mut list) if may_be_list => {
+                list.retain(|scope| Scope::parse(scope).is_ok());
+                Some(list.join(" ").into())
+            }
+            _ => None,
+        }
+    }
+}
+
 fn text<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Cow<'de, str>, A::Error> {
     map.next_value().map(|Text(text)| text)
+}
+
+/// A string or an array of strings.
+fn texts<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Vec<Cow<'de, str>>, A::Error> {
+    match map.next_value_seed(AnyValue::of_member(MAX_MEMBERS))? {
+        Value::Text(text) => Ok(vec![text]),
+        Value::Texts(texts) => Ok(texts),
+        Value::Other => Err(A::Error::custom("`aud` holds no strings")),
+    }
 }
 
 /// The rules on `exp`, `nbf` and `iat`. Times are `NumericDate`: seconds since 1970, fractions
@@ -109,6 +186,8 @@ pub(crate) struct TimeRules {
 /// Which rule on times a token breaks.
 #[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
 pub(crate) enum TimeError {
+    #[error("the verifier has a max_age, and the token does not say when it was issued")]
+    AgeUnknown,
     #[error("`exp` has passed")]
     Expired,
     #[error("`iat` is in the future: compare the clocks of issuer and verifier")]
@@ -150,8 +229,11 @@ impl TimeRules {
         if expires_at - born > self.max_lifetime.as_secs_f64() {
             return Err(TimeError::LivesTooLong);
         }
-        match self.max_age {
-            Some(max_age) if now - born > max_age.as_secs_f64() + leeway => Err(TimeError::TooOld),
+        match (self.max_age, issued_at) {
+            (Some(_), None) => Err(TimeError::AgeUnknown),
+            (Some(max_age), Some(at)) if now - at > max_age.as_secs_f64() + leeway => {
+                Err(TimeError::TooOld)
+            }
             _ => Ok(()),
         }
     }
@@ -181,6 +263,10 @@ mod tests {
 
     const NOW: f64 = 1_700_000_000.0;
 
+    fn parse(payload: &str) -> Result<RegisteredClaims<'_>, serde_json::Error> {
+        RegisteredClaims::parse(payload.as_bytes(), &ClaimNames::default())
+    }
+
     fn check(leeway: u64, exp: f64, nbf: Option<f64>, iat: Option<f64>) -> Result<(), TimeError> {
         let rules = TimeRules {
             leeway: Duration::from_secs(leeway),
@@ -193,18 +279,20 @@ mod tests {
     #[test]
     fn exp_is_the_first_moment_that_is_too_late() {
         assert_eq!(check(0, NOW, None, None), Err(TimeError::Expired), "JWT-34");
-        assert_eq!(check(0, NOW + 1.0, None, None), Ok(()), "JWT-34");
-        assert_eq!(check(0, NOW + 0.5, None, None), Ok(()), "JWT-33");
-        assert_eq!(check(60, NOW - 59.0, None, None), Ok(()), "JWT-34");
+        let iat = Some(NOW);
+        assert_eq!(check(0, NOW + 1.0, None, iat), Ok(()), "JWT-34");
+        assert_eq!(check(0, NOW + 0.5, None, iat), Ok(()), "JWT-33");
+        assert_eq!(check(60, NOW - 59.0, None, iat), Ok(()), "JWT-34");
         assert_eq!(check(60, NOW - 60.0, None, None), Err(TimeError::Expired), "JWT-34");
     }
 
     #[test]
     fn nbf_is_the_first_moment_that_is_not_too_early() {
         let exp = NOW + 600.0;
-        assert_eq!(check(0, exp, Some(NOW), None), Ok(()), "JWT-35");
+        let iat = Some(NOW);
+        assert_eq!(check(0, exp, Some(NOW), iat), Ok(()), "JWT-35");
         assert_eq!(check(0, exp, Some(NOW + 1.0), None), Err(TimeError::NotYetValid), "JWT-35");
-        assert_eq!(check(1, exp, Some(NOW + 1.0), None), Ok(()), "JWT-35");
+        assert_eq!(check(1, exp, Some(NOW + 1.0), iat), Ok(()), "JWT-35");
     }
 
     #[test]
@@ -213,6 +301,7 @@ mod tests {
         assert_eq!(check(30, exp, None, Some(NOW + 3600.0)), Err(TimeError::IssuedInFuture));
         assert_eq!(check(30, exp, None, Some(NOW - 7_231.0)), Err(TimeError::TooOld), "JWT-38");
         assert_eq!(check(30, exp, None, Some(NOW - 7_230.0)), Ok(()), "JWT-38");
+        assert_eq!(check(30, exp, None, None), Err(TimeError::AgeUnknown), "JWT-38");
         let century = NOW + 100.0 * 365.0 * 86_400.0;
         assert_eq!(check(30, century, None, None), Err(TimeError::LivesTooLong), "attack 14");
         assert_eq!(check(30, century, None, Some(NOW)), Err(TimeError::LivesTooLong), "attack 14");
@@ -251,17 +340,41 @@ mod tests {
             r#""exp":1e400"#,
         ] {
             let payload = format!("{{{claim}}}");
-            assert!(RegisteredClaims::parse(payload.as_bytes()).is_err(), "JWT-32, 33: {claim}");
+            assert!(parse(&payload).is_err(), "JWT-32, 33: {claim}");
         }
     }
 
     #[test]
     fn scopes_and_roles_of_another_shape_grant_nothing() {
         for payload in [r#"{"scope":["read"]}"#, r#"{"scope":7}"#, r#"{"roles":"admin"}"#] {
-            let claims = RegisteredClaims::parse(payload.as_bytes()).unwrap();
-            assert!(claims.scope.is_none() && claims.roles.is_empty(), "JWT-39: {payload}");
+            let claims = parse(payload).unwrap();
+            assert!(claims.scopes.is_none() && claims.roles.is_empty(), "JWT-39: {payload}");
         }
-        let claims = RegisteredClaims::parse(br#"{"roles":["admin",1]}"#).unwrap();
+        let claims = parse(r#"{"roles":["admin",1]}"#).unwrap();
         assert!(claims.roles.is_empty(), "JWT-39");
+    }
+
+    #[test]
+    fn claims_are_read_where_the_issuer_puts_them() {
+        let path = |names: &[&str]| names.iter().map(|&name| name.into()).collect();
+        let names = ClaimNames {
+            scopes: path(&["scp"]),
+            roles: vec![path(&["realm_access", "roles"]), path(&["groups"])],
+            clients: vec!["azp".into(), "cid".into()],
+            fixed: vec![("token_use".into(), "access".into())],
+        };
+        let payload = r#"{
+            "scope": "admin", "scp": ["read", "write all", "list"], "roles": ["root"],
+            "realm_access": {"x": {"roles": ["no"]}, "roles": ["editor"]}, "groups": ["staff"],
+            "cid": "second", "azp": "first", "token_use": "access"
+        }"#;
+        let claims = RegisteredClaims::parse(payload.as_bytes(), &names).unwrap();
+        assert_eq!(claims.scopes.as_deref(), Some("read list"), "no element grants two scopes");
+        assert_eq!(claims.roles, ["editor", "staff"]);
+        assert_eq!(claims.client(), Some("first"));
+        assert_eq!(claims.fixed, 1);
+        let shallow = r#"{"scp": {"scp": "read"}, "realm_access": ["editor"], "token_use": "id"}"#;
+        let claims = RegisteredClaims::parse(shallow.as_bytes(), &names).unwrap();
+        assert!(claims.scopes.is_none() && claims.roles.is_empty() && claims.fixed == 0);
     }
 }

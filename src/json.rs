@@ -91,26 +91,38 @@ pub(crate) enum Value<'de> {
 
 /// Reads a [`Value`] at this depth.
 #[derive(Clone, Copy)]
-pub(crate) struct AnyValue {
+pub(crate) struct AnyValue<'p> {
     depth: usize,
     max_members: usize,
+    /// The members to follow inwards; the value at the end is the one that is kept.
+    path: &'p [Box<str>],
 }
 
-impl AnyValue {
+impl<'p> AnyValue<'p> {
     /// The value of a member of the outermost object.
     pub(crate) fn of_member(max_members: usize) -> Self {
-        Self { depth: 1, max_members }
+        Self { depth: 1, max_members, path: &[] }
     }
 
-    fn deeper<E: Error>(self) -> Result<Self, E> {
+    /// The value that these names lead to, each inside the object that the one before it names.
+    pub(crate) fn at(self, path: &'p [Box<str>]) -> Self {
+        Self { path, ..self }
+    }
+
+    fn deeper<E: Error>(self, path: &'p [Box<str>]) -> Result<Self, E> {
         if self.depth == MAX_DEPTH {
             return Err(E::custom("the text nests too deep"));
         }
-        Ok(Self { depth: self.depth + 1, ..self })
+        Ok(Self { depth: self.depth + 1, path, ..self })
+    }
+
+    /// What is kept of a value that has no members: all of it, unless a member of it is wanted.
+    fn kept<'de>(self, value: Value<'de>) -> Value<'de> {
+        if self.path.is_empty() { value } else { Value::Other }
     }
 }
 
-impl<'de> DeserializeSeed<'de> for AnyValue {
+impl<'de> DeserializeSeed<'de> for AnyValue<'_> {
     type Value = Value<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
@@ -118,7 +130,7 @@ impl<'de> DeserializeSeed<'de> for AnyValue {
     }
 }
 
-impl<'de> Visitor<'de> for AnyValue {
+impl<'de> Visitor<'de> for AnyValue<'_> {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,17 +138,22 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value<'de>, A::Error> {
-        let inside = self.deeper()?;
+        let (first, rest) = self.path.split_first().unzip();
+        let mut found = Value::Other;
         let mut names = Names::new(self.max_members);
         while let Some(Text(name)) = map.next_key()? {
-            map.next_value_seed(inside)?;
+            if first.is_some_and(|first| **first == *name) {
+                found = map.next_value_seed(self.deeper(rest.unwrap_or_default())?)?;
+            } else {
+                map.next_value_seed(self.deeper(&[])?)?;
+            }
             names.push(name)?;
         }
-        Ok(Value::Other)
+        Ok(found)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value<'de>, A::Error> {
-        let inside = self.deeper()?;
+        let inside = self.deeper(&[])?;
         let mut texts = Some(Vec::new());
         while let Some(element) = seq.next_element_seed(inside)? {
             match (element, &mut texts) {
@@ -144,15 +161,15 @@ impl<'de> Visitor<'de> for AnyValue {
                 _ => texts = None,
             }
         }
-        Ok(texts.map_or(Value::Other, Value::Texts))
+        Ok(self.kept(texts.map_or(Value::Other, Value::Texts)))
     }
 
     fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Borrowed(text)))
+        Ok(self.kept(Value::Text(Cow::Borrowed(text))))
     }
 
     fn visit_str<E>(self, text: &str) -> Result<Value<'de>, E> {
-        Ok(Value::Text(Cow::Owned(text.to_owned())))
+        Ok(self.kept(Value::Text(Cow::Owned(text.to_owned()))))
     }
 
     fn visit_bool<E>(self, _: bool) -> Result<Value<'de>, E> {

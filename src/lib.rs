@@ -84,6 +84,7 @@ mod clock;
 mod json;
 mod principal;
 mod quota;
+mod random;
 mod requirement;
 mod scope;
 mod token;
@@ -95,6 +96,8 @@ pub mod rejection;
 mod trace;
 
 // Ports and their adapters.
+#[cfg(feature = "jwks")]
+pub mod fetch;
 pub mod sink;
 pub mod store;
 pub mod verifier;
@@ -108,10 +111,11 @@ pub mod require_scope;
 // Edges.
 #[cfg(feature = "axum")]
 pub mod extract;
+pub mod metadata;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use self::client_ip::{ClientIp, PeerAddr};
+pub use self::client_ip::{ClientAddr, ClientIp, InvalidNetwork, Network, PeerAddr};
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};

@@ -48,6 +48,7 @@ struct Inner {
     token_id: Option<Box<str>>,
     issued_at: Option<SystemTime>,
     expires_at: Option<SystemTime>,
+    verify_again_at: Option<SystemTime>,
     acr: Option<Box<str>>,
     auth_time: Option<SystemTime>,
     claims: Box<[u8]>,
@@ -91,6 +92,7 @@ impl Principal {
             token_id: None,
             issued_at: None,
             expires_at: None,
+            verify_again_at: None,
             acr: None,
             auth_time: None,
             claims: Box::default(),
@@ -173,6 +175,16 @@ impl Principal {
         self.0.expires_at
     }
 
+    /// When the verification has to be repeated at the latest: the end of the token, or whatever
+    /// the verifier says comes before it.
+    #[must_use]
+    pub fn verify_again_at(&self) -> Option<SystemTime> {
+        match (self.0.expires_at, self.0.verify_again_at) {
+            (Some(end), Some(again)) => Some(end.min(again)),
+            (end, again) => end.or(again),
+        }
+    }
+
     /// How the user proved who they are (`acr`, RFC 9470).
     #[must_use]
     pub fn acr(&self) -> Option<&str> {
@@ -202,6 +214,21 @@ impl Principal {
     #[must_use]
     pub fn get<T: Clone + Send + Sync + 'static>(&self) -> Option<&T> {
         self.0.values.get()
+    }
+
+    pub(crate) fn of_kind(mut self, kind: TokenKind) -> Self {
+        Arc::make_mut(&mut self.0).token_kind = kind;
+        self
+    }
+
+    /// About how much memory it takes, without the application's values.
+    pub(crate) fn bytes(&self) -> usize {
+        let inner = &*self.0;
+        let texts = [&inner.client, &inner.token_id, &inner.acr];
+        let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+        let roles: usize = inner.roles.iter().map(|role| role.len() + size_of_val(role)).sum();
+        let names = inner.subject.len() + inner.scopes.as_str().len();
+        size_of::<Inner>() + inner.claims.len() + names + texts + roles
     }
 
     /// The same principal with one more value, such as the user that the subject names.
@@ -285,6 +312,12 @@ impl PrincipalBuilder {
     /// When the token ends.
     pub fn expires_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
         self.0.expires_at = at.into();
+        self
+    }
+
+    /// When the token must be verified again, where that comes before its end. Default: at its end.
+    pub fn verify_again_at(mut self, at: impl Into<Option<SystemTime>>) -> Self {
+        self.0.verify_again_at = at.into();
         self
     }
 

@@ -145,10 +145,8 @@ impl TestToken<'_> {
     /// When the value cannot be JSON.
     #[expect(clippy::expect_used, reason = "a test without its claims cannot go on")]
     pub fn claim(mut self, name: &str, value: impl Serialize) -> Self {
-        match serde_json::to_value(value).expect("a claim is JSON") {
-            Value::Null => self.claims.remove(name),
-            value => self.claims.insert(name.to_owned(), value),
-        };
+        let value = serde_json::to_value(value).expect("a claim is JSON");
+        self.claims.insert(name.to_owned(), value);
         self
     }
 
@@ -159,6 +157,7 @@ impl TestToken<'_> {
         for (name, time) in [("iat", since_1970), ("exp", since_1970 + self.lifetime)] {
             self.claims.entry(name).or_insert_with(|| time.as_secs().into());
         }
+        self.claims.retain(|_, value| !value.is_null());
         let header = json!({ "typ": "at+jwt", "alg": "EdDSA", "kid": KEY_ID });
         let [header, claims] = [header, Value::Object(self.claims)]
             .map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));

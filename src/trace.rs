@@ -85,3 +85,9 @@ pub(crate) fn audit_lost(error: &(impl Display + ?Sized)) {
 pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
     warn!(index, %error, "a key of the set is not used");
 }
+
+/// The keys of an issuer cannot be brought up to date.
+#[cfg(feature = "jwks")]
+pub(crate) fn keys_not_fetched(error: &dyn Error) {
+    warn!(%error, cause = error.source().map(field::display), "an issuer's keys were not fetched");
+}

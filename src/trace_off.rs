@@ -37,3 +37,6 @@ pub(crate) fn claims_misfit(_: usize) {}
 pub(crate) fn audit_lost(_: &(impl Display + ?Sized)) {}
 
 pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
+
+#[cfg(feature = "jwks")]
+pub(crate) fn keys_not_fetched(_: &dyn Error) {}

@@ -2,7 +2,7 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
-use crate::principal::Principal;
+use crate::principal::{Principal, TokenKind};
 use crate::token::{BearerToken, MalformedCredentials};
 use crate::verifier::{TokenVerifier, VerifyError, VerifyErrorKind, VerifyRequest};
 
@@ -39,7 +39,7 @@ impl FixedVerifier {
     ///
     /// When the text could not arrive as a bearer token (RFC 6750 §2.1).
     pub fn with(mut self, token: &str, principal: Principal) -> Result<Self, MalformedCredentials> {
-        self.known.push((BearerToken::parse(token)?, principal));
+        self.known.push((BearerToken::parse(token)?, principal.of_kind(TokenKind::Fixed)));
         Ok(self)
     }
 }
@@ -53,7 +53,15 @@ impl TokenVerifier for FixedVerifier {
                 found = Some(principal);
             }
         }
-        Some(found.cloned().ok_or_else(|| VerifyErrorKind::UnknownToken.into()))
+        let Some(principal) = found.cloned() else {
+            return Some(Err(VerifyErrorKind::UnknownToken.into()));
+        };
+        if principal.expires_at().is_some_and(|end| request.now >= end) {
+            return Some(
+                Err(VerifyError::from(VerifyErrorKind::Expired).with_principal(principal)),
+            );
+        }
+        Some(Ok(principal))
     }
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {

@@ -1,11 +1,18 @@
 //! Turning a token into a principal.
 //!
-//! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, [`FixedVerifier`] knows a few fixed
-//! ones, and [`TokenVerifier`] is the port for everything else.
+//! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, with keys that are given or, with the
+//! feature `jwks`, fetched; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
+//! for everything else. [`RoutedVerifier`] chooses between several, [`CachedVerifier`] remembers
+//! what was accepted, and [`TokenVerifier::load`] attaches the application's user.
 
+mod cached;
 mod fixed;
+#[cfg(feature = "jwks")]
+pub mod jwks;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub mod jwt;
+mod loaded;
+mod routed;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -17,7 +24,10 @@ use crate::principal::Principal;
 use crate::rejection::{Rejection, RejectionKind};
 use crate::token::BearerToken;
 
+pub use self::cached::{CachedVerifier, VerifiedTokens};
 pub use self::fixed::FixedVerifier;
+pub use self::loaded::LoadedVerifier;
+pub use self::routed::RoutedVerifier;
 
 /// Decides whether a token is good, and whose it is.
 ///
@@ -79,6 +89,45 @@ pub trait TokenVerifier: Send + Sync + 'static {
         &self,
         request: &VerifyRequest,
     ) -> impl Future<Output = Result<Principal, VerifyError>> + Send;
+
+    /// A number that changes whenever a token that was good before may not be any more, as when a
+    /// key is withdrawn. A [`CachedVerifier`] asks for it on every hit, so it must be cheap.
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    /// Attaches what the application knows of a principal, such as its user, for
+    /// [`Principal::get`]. An error refuses the token, or says that nobody knows.
+    ///
+    /// It is loaded for every verification; put a [`CachedVerifier`] around it, so that it is
+    /// loaded once and kept as long as the token is remembered.
+    ///
+    /// ```
+    /// use tower_gate::verifier::{CachedVerifier, VerifyError, VerifyErrorKind};
+    /// use tower_gate::{AuthenticateLayer, FixedVerifier, Principal, TokenVerifier};
+    ///
+    /// #[derive(Clone)]
+    /// struct User {
+    ///     name: String,
+    /// }
+    ///
+    /// let verifier = FixedVerifier::new().load(|principal: Principal| async move {
+    ///     # let find = async |_: &str| Ok::<_, std::io::Error>(None::<User>);
+    ///     let found = find(principal.subject()).await.map_err(VerifyError::unavailable)?;
+    ///     found.ok_or(VerifyErrorKind::UnknownToken.into())
+    /// });
+    /// let layer = AuthenticateLayer::new(CachedVerifier::new(verifier));
+    /// # let _ = (layer, |user: User| user.name);
+    /// ```
+    fn load<F, Fut, T>(self, load: F) -> LoadedVerifier<Self, F>
+    where
+        Self: Sized,
+        F: Fn(Principal) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T, VerifyError>> + Send,
+        T: Clone + Send + Sync + 'static,
+    {
+        LoadedVerifier::new(self, load)
+    }
 }
 
 impl<F, Fut> TokenVerifier for F
@@ -98,6 +147,10 @@ impl<V: TokenVerifier + ?Sized> TokenVerifier for Arc<V> {
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
         (**self).verify(request).await
+    }
+
+    fn generation(&self) -> u64 {
+        (**self).generation()
     }
 }
 
@@ -286,6 +339,7 @@ pub(crate) type Verifying = Pin<Box<dyn Future<Output = Result<Principal, Verify
 pub(crate) trait ErasedVerifier: Send + Sync {
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>>;
     fn verify(self: Arc<Self>, request: VerifyRequest) -> Verifying;
+    fn generation(&self) -> u64;
 }
 
 impl<V: TokenVerifier> ErasedVerifier for V {
@@ -295,5 +349,9 @@ impl<V: TokenVerifier> ErasedVerifier for V {
 
     fn verify(self: Arc<Self>, request: VerifyRequest) -> Verifying {
         Box::pin(async move { TokenVerifier::verify(&*self, &request).await })
+    }
+
+    fn generation(&self) -> u64 {
+        TokenVerifier::generation(self)
     }
 }

@@ -1,9 +1,12 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::claims::TimeRules;
+use crate::claims::{ClaimNames, Path, TimeRules};
+use crate::verifier::jwt::source::KeySource;
+use crate::verifier::jwt::verify::{Kind, Policy};
 use crate::verifier::jwt::{JwtVerifier, KeySet, VerifyingKey};
 
 /// The most that clocks may be apart (JWT-36).
@@ -22,18 +25,19 @@ pub struct AudienceWanted {
 }
 
 /// A verifier with everything that it cannot do without but keys.
-#[derive(Debug)]
 #[must_use = "a builder does nothing until `build`"]
 pub struct JwtVerifierBuilder {
     issuer: String,
     audiences: Vec<String>,
     keys: Vec<VerifyingKey>,
+    source: Option<Arc<dyn KeySource>>,
     times: TimeRules,
-    plain: bool,
+    names: ClaimNames,
+    kind: Kind,
 }
 
 /// Why a [`JwtVerifier`] cannot be built.
-#[derive(Clone, Copy, Debug, Eq, Error, PartialEq)]
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[non_exhaustive]
 pub enum InvalidConfig {
     /// Every token would be refused.
@@ -51,6 +55,15 @@ pub enum InvalidConfig {
     /// Every token would be refused.
     #[error("max_lifetime and max_age must be more than zero")]
     ZeroTime,
+    /// Keys that are given and keys that are fetched cannot be told apart when one must go.
+    #[error("the verifier has keys of its own beside those it fetches: use one or the other")]
+    TwoKeySources,
+    /// A claim has one meaning.
+    #[error(
+        "two purposes want the claim {0:?}: scopes, each kind of role, the client and required \
+         claims must begin with names of their own, which RFC 9068 has not taken"
+    )]
+    TakenClaim(Box<str>),
 }
 
 impl IssuerWanted {
@@ -71,12 +84,14 @@ impl AudienceWanted {
             issuer: self.issuer,
             audiences: vec![audience.into()],
             keys: Vec::new(),
+            source: None,
             times: TimeRules {
                 leeway: Duration::from_secs(30),
                 max_lifetime: Duration::from_secs(86_400),
                 max_age: None,
             },
-            plain: false,
+            names: ClaimNames::default(),
+            kind: Kind::default(),
         }
     }
 }
@@ -100,6 +115,12 @@ impl JwtVerifierBuilder {
         self
     }
 
+    /// Keys that are fetched from the issuer and kept fresh, in place of fixed ones.
+    #[cfg(feature = "jwks")]
+    pub fn with_jwks(self, jwks: &crate::verifier::jwks::Jwks) -> Self {
+        Self { source: Some(jwks.source()), ..self }
+    }
+
     /// How far the issuer's clock and this one may be apart. Default: 30 seconds; at most 300.
     pub fn with_leeway(mut self, leeway: Duration) -> Self {
         self.times.leeway = leeway;
@@ -119,12 +140,50 @@ impl JwtVerifierBuilder {
     }
 
     /// Accepts tokens of issuers that predate RFC 9068 as well: `typ` may be `JWT` or absent, and
-    /// of the claims only `iss`, `aud`, `exp` and one of `sub`, `client_id` and `azp` must be
-    /// there. An ID token is still refused where it shows itself by `nonce`, `at_hash` or `c_hash`.
+    /// of the claims only `iss`, `sub`, `aud` and `exp` must be there. An ID token is still refused where it shows itself by `nonce`, `at_hash` or `c_hash`.
     ///
     /// Ask the issuer for an audience that it gives to no other kind of token.
     pub fn accept_plain_jwt(mut self) -> Self {
-        self.plain = true;
+        self.kind.plain = true;
+        self
+    }
+
+    /// Where the scopes are, when not in `scope`: the names that lead there, such as `["scp"]`. A
+    /// text with spaces between, or a list.
+    pub fn with_scopes_at<'a>(mut self, path: impl IntoIterator<Item = &'a str>) -> Self {
+        self.names.scopes = to_path(path);
+        self
+    }
+
+    /// Another place of roles, beside `roles`: the names that lead there, such as
+    /// `["realm_access", "roles"]`. A list of texts.
+    pub fn with_roles_at<'a>(mut self, path: impl IntoIterator<Item = &'a str>) -> Self {
+        self.names.roles.push(to_path(path));
+        self
+    }
+
+    /// Another name of the client, beside `client_id` and `azp`.
+    pub fn with_client_at(mut self, name: &str) -> Self {
+        self.names.clients.push(name.into());
+        self
+    }
+
+    /// A claim that must be there with this value, such as `token_use` with that of `access`.
+    pub fn with_required_claim(mut self, name: &str, value: &str) -> Self {
+        self.names.fixed.push((name.into(), value.into()));
+        self
+    }
+
+    /// Takes the client for the audience, for issuers whose access tokens have no `aud`: the
+    /// audiences are then the clients that may call.
+    pub fn with_client_as_audience(mut self) -> Self {
+        self.kind.audience_is_client = true;
+        self
+    }
+
+    /// Refuses plain tokens that name no client, for issuers whose ID tokens name none.
+    pub fn with_client_required(mut self) -> Self {
+        self.kind.client_required = true;
         self
     }
 
@@ -134,9 +193,6 @@ impl JwtVerifierBuilder {
     ///
     /// [`InvalidConfig`] names what to change.
     pub fn build(self) -> Result<JwtVerifier, InvalidConfig> {
-        if self.keys.is_empty() {
-            return Err(InvalidConfig::NoKeys);
-        }
         if self.keys.len() > 64 {
             return Err(InvalidConfig::TooManyKeys);
         }
@@ -150,12 +206,64 @@ impl JwtVerifierBuilder {
         {
             return Err(InvalidConfig::ZeroTime);
         }
-        Ok(JwtVerifier {
+        check_names(&self.names)?;
+        let keys = match (self.source, self.keys.is_empty()) {
+            (Some(source), true) => source,
+            (Some(_), false) => return Err(InvalidConfig::TwoKeySources),
+            (None, false) => Arc::new(Arc::new(KeySet { keys: self.keys })),
+            (None, true) => return Err(InvalidConfig::NoKeys),
+        };
+        let policy = Policy {
             issuer: Arc::from(self.issuer),
             audiences: self.audiences,
-            keys: self.keys,
             times: self.times,
-            plain: self.plain,
-        })
+            names: self.names,
+            kind: self.kind,
+        };
+        Ok(JwtVerifier { keys, policy })
     }
+}
+
+impl fmt::Debug for JwtVerifierBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtVerifierBuilder")
+            .field("issuer", &self.issuer)
+            .field("audiences", &self.audiences)
+            .field("keys", &self.keys)
+            .finish_non_exhaustive()
+    }
+}
+
+fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
+    names.into_iter().map(Into::into).collect()
+}
+
+/// Claims are read once, in one pass, so that each can serve one purpose.
+fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
+    const TAKEN: [&str; 13] = [
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "jti",
+        "client_id",
+        "acr",
+        "auth_time",
+        "cnf",
+        "nonce",
+        "at_hash",
+    ];
+    let paths = names.roles.iter().chain([&names.scopes]);
+    let firsts = paths.map(|path| path.first().map_or("", |first| &**first));
+    let singles = names.clients.iter().chain(names.fixed.iter().map(|(name, _)| name));
+    let mut seen = Vec::from(TAKEN);
+    for name in firsts.chain(singles.map(|name| &**name)) {
+        if name.is_empty() || seen.contains(&name) {
+            return Err(InvalidConfig::TakenClaim(name.into()));
+        }
+        seen.push(name);
+    }
+    Ok(())
 }

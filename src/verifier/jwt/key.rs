@@ -1,6 +1,7 @@
 //! Keys, checked and parsed as they are given.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -21,6 +22,8 @@ pub struct VerifyingKey {
     pub(super) kid: Option<Box<str>>,
     pub(super) algorithm: Algorithm,
     pub(super) key: SignatureKey,
+    /// A hash of the key, to tell whether a set still has it.
+    print: u64,
 }
 
 /// Why a key, or a set of them, cannot be used.
@@ -42,7 +45,7 @@ pub enum InvalidKey {
     #[error("the secret is a key in PEM or JSON: use from_pem or from_jwk, or pass raw bytes")]
     SecretIsAKey,
     /// An RSA key that is too easy to break, or too slow to use.
-    #[error("an RSA key must have 2048 to 8192 bits")]
+    #[error("an RSA key must have 2048 to 4096 bits")]
     RsaSize,
     /// An Ed25519 key for which anybody can make signatures.
     #[error("the Ed25519 key is of small order, so that anybody could sign: replace it")]
@@ -56,8 +59,11 @@ pub enum InvalidKey {
     /// The text is no JSON object with an array `keys` (RFC 7517 §5).
     #[error("the text is not a JWK set: it must be an object with an array `keys`")]
     NotASet,
-    /// No key of the set can be used.
-    #[error("the set has no key that can be used; the log says why each was skipped")]
+    /// No key of the set can be used, for the reason that the first of them has.
+    #[error("the set has no key that can be used; its first: {0}")]
+    UselessSet(Box<InvalidKey>),
+    /// The set is empty.
+    #[error("the set has no key")]
     EmptySet,
     /// The set is too large.
     #[error("a set may have at most 64 keys")]
@@ -157,7 +163,7 @@ impl VerifyingKey {
     }
 
     fn new(algorithm: Algorithm, key: &DecodingKey) -> Result<Self, InvalidKey> {
-        if algorithm.is_rsa() && !matches!(rsa_bits(key), Some(2048..=8192)) {
+        if algorithm.is_rsa() && !matches!(rsa_bits(key), Some(2048..=4096)) {
             return Err(InvalidKey::RsaSize);
         }
         if algorithm == Algorithm::EdDSA {
@@ -167,8 +173,9 @@ impl VerifyingKey {
                 _ => return Err(InvalidKey::Mismatch(algorithm)),
             }
         }
+        let print = print_of(key);
         let key = SignatureKey::new(algorithm, key).ok_or(InvalidKey::Mismatch(algorithm))?;
-        Ok(Self { kid: None, algorithm, key })
+        Ok(Self { kid: None, algorithm, key, print })
     }
 }
 
@@ -204,13 +211,21 @@ impl KeySet {
             return Err(InvalidKey::TooManyKeys);
         }
         let mut set = Self::default();
+        let mut first_error = None;
         for (index, value) in keys.iter().enumerate() {
             match Self::public_key(value) {
                 Ok(key) => set.keys.push(key),
-                Err(error) => trace::key_skipped(index, &error),
+                Err(error) => {
+                    trace::key_skipped(index, &error);
+                    first_error.get_or_insert(error);
+                }
             }
         }
-        if set.keys.is_empty() { Err(InvalidKey::EmptySet) } else { Ok(set) }
+        match first_error {
+            _ if !set.keys.is_empty() => Ok(set),
+            Some(error) => Err(InvalidKey::UselessSet(Box::new(error))),
+            None => Err(InvalidKey::EmptySet),
+        }
     }
 
     /// How many keys there are.
@@ -223,6 +238,45 @@ impl KeySet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// The keys of this algorithm that a token's `kid` leaves: those of that name, or, when none has
+    /// it, those without a name. A token without `kid` leaves all.
+    pub(super) fn candidates(
+        &self,
+        algorithm: Algorithm,
+        kid: Option<&str>,
+    ) -> impl Iterator<Item = &VerifyingKey> {
+        let named = kid.filter(|kid| self.names(kid));
+        self.keys.iter().filter(move |key| {
+            key.algorithm == algorithm
+                && match (kid, named) {
+                    (None, _) => true,
+                    (Some(_), None) => key.kid.is_none(),
+                    (Some(_), Some(named)) => key.kid.as_deref() == Some(named),
+                }
+        })
+    }
+
+    /// Whether a key has this name.
+    pub(crate) fn names(&self, kid: &str) -> bool {
+        self.keys.iter().any(|key| key.kid.as_deref() == Some(kid))
+    }
+
+    /// Whether a key is for this algorithm.
+    pub(super) fn has(&self, algorithm: Algorithm) -> bool {
+        self.keys.iter().any(|key| key.algorithm == algorithm)
+    }
+
+    /// Whether the other set has every one of these keys, for the same algorithm and under the same
+    /// name.
+    #[must_use]
+    pub fn is_part_of(&self, other: &Self) -> bool {
+        self.keys.iter().all(|key| {
+            other.keys.iter().any(|other| {
+                (key.print, key.algorithm, &key.kid) == (other.print, other.algorithm, &other.kid)
+            })
+        })
     }
 
     /// A published set holds no secrets: one that does has lost them (JWT-54).
@@ -294,11 +348,21 @@ fn fits(algorithm: Algorithm, jwk: &Jwk) -> bool {
     }
 }
 
-/// A PEM file behind any white space or byte order mark, or a JSON Web Key (attack 2).
+/// A PEM file, or JSON, behind any white space or byte order mark (attack 2).
 fn looks_like_a_key(secret: &[u8]) -> bool {
+    let text = secret.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(secret);
     secret.windows(10).any(|window| window == b"-----BEGIN")
-        || serde_json::from_slice::<Map<String, Value>>(secret)
-            .is_ok_and(|members| members.contains_key("kty"))
+        || serde_json::from_slice::<Value>(text)
+            .is_ok_and(|value| value.is_object() || value.is_array())
+}
+
+fn print_of(key: &DecodingKey) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match key.kind() {
+        DecodingKeyKind::RsaModulusExponent { n, e } => (n, e).hash(&mut hasher),
+        DecodingKeyKind::SecretOrDer(bytes) => bytes.hash(&mut hasher),
+    }
+    hasher.finish()
 }
 
 /// The size of an RSA modulus; `None` where there is none to be found.

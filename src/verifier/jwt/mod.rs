@@ -44,7 +44,7 @@
 //!
 //! | what | limit |
 //! |---|---|
-//! | token | 8 KiB |
+//! | token | 8 KiB, which the layer sets; 64 KiB at most |
 //! | members of the header | 32 |
 //! | depth of header and claims | 16 |
 //! | members of the claims, at each level | 1024 |
@@ -64,9 +64,13 @@ mod builder;
 mod crypto;
 mod header;
 mod key;
+mod source;
 mod verify;
 
 pub use self::algorithm::Algorithm;
 pub use self::builder::{AudienceWanted, InvalidConfig, IssuerWanted, JwtVerifierBuilder};
 pub use self::key::{InvalidKey, KeySet, VerifyingKey};
 pub use self::verify::JwtVerifier;
+
+#[cfg(feature = "jwks")]
+pub(crate) use self::source::{KeySource, NewerKeys};

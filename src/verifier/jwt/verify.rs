@@ -5,25 +5,53 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::claims::{RegisteredClaims, TimeError, TimeRules, system_time};
+use crate::claims::{ClaimNames, RegisteredClaims, TimeError, TimeRules, system_time};
 use crate::principal::{Principal, TokenKind};
 use crate::verifier::jwt::header::Header;
-use crate::verifier::jwt::{Algorithm, IssuerWanted, VerifyingKey};
+use crate::verifier::jwt::source::KeySource;
+use crate::verifier::jwt::{IssuerWanted, KeySet};
 use crate::verifier::{TokenVerifier, VerifyError, VerifyErrorKind, VerifyRequest};
 
-/// The longest token that is looked at.
-const MAX_TOKEN: usize = 8 * 1024;
+/// The longest token that is looked at, whatever the layer lets through.
+const MAX_TOKEN: usize = 64 * 1024;
 
 /// The most keys that are tried for a token that does not name its own (JWT-18).
 const MAX_TRIES: usize = 8;
 
 /// A verifier of signed access tokens; see the [module](crate::verifier::jwt).
 pub struct JwtVerifier {
+    pub(super) keys: Arc<dyn KeySource>,
+    pub(super) policy: Policy,
+}
+
+/// What a token must be like, beside signed.
+pub(super) struct Policy {
     pub(super) issuer: Arc<str>,
     pub(super) audiences: Vec<String>,
-    pub(super) keys: Vec<VerifyingKey>,
     pub(super) times: TimeRules,
+    pub(super) names: ClaimNames,
+    pub(super) kind: Kind,
+}
+
+/// How an access token is told from other signed tokens.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kind {
+    /// A `typ` of `JWT`, or none, will do.
     pub(super) plain: bool,
+    /// It is the client that is one of the audiences, because the issuer sends no `aud`.
+    pub(super) audience_is_client: bool,
+    /// The client must be named, because the issuer's ID tokens do not name it.
+    pub(super) client_required: bool,
+}
+
+/// Why a token is not accepted, or not yet.
+enum Failure {
+    Refused(VerifyError),
+    /// No key has the name that the token gives.
+    UnknownKey {
+        kid: Box<str>,
+        kind: VerifyErrorKind,
+    },
 }
 
 impl JwtVerifier {
@@ -31,72 +59,58 @@ impl JwtVerifier {
     pub fn builder() -> IssuerWanted {
         IssuerWanted::new()
     }
+}
 
+impl TokenVerifier for JwtVerifier {
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        let keys = self.keys.keys()?;
+        match self.policy.check(request.token.as_str(), &keys, request.now) {
+            Err(Failure::UnknownKey { kid, .. }) if self.keys.may_bring(&kid) => None,
+            answer => Some(answer.map_err(VerifyError::from)),
+        }
+    }
+
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        let token = request.token.as_str();
+        let kid = match self.keys.keys() {
+            None => None,
+            Some(keys) => match self.policy.check(token, &keys, request.now) {
+                Err(Failure::UnknownKey { kid, .. }) if self.keys.may_bring(&kid) => Some(kid),
+                answer => return answer.map_err(VerifyError::from),
+            },
+        };
+        let keys = self.keys.newer(kid.as_deref()).await?;
+        self.policy.check(token, &keys, request.now).map_err(VerifyError::from)
+    }
+
+    fn generation(&self) -> u64 {
+        self.keys.generation()
+    }
+}
+
+impl Policy {
     /// The whole check: the form, the signature, and only then the claims.
-    fn check(&self, token: &str, now: SystemTime) -> Result<Principal, VerifyError> {
+    fn check(&self, token: &str, keys: &KeySet, now: SystemTime) -> Result<Principal, Failure> {
         let parts = Parts::split(token).ok_or(VerifyErrorKind::Malformed)?;
         let header = decode(parts.header)?;
         let header = Header::parse(&header).map_err(at(VerifyErrorKind::Malformed))?;
         self.check_type(&header)?;
-        self.check_signature(&header, &parts)?;
+        check_signature(&header, &parts, keys)?;
         let payload = decode(parts.payload)?;
-        let claims =
-            RegisteredClaims::parse(&payload).map_err(at(VerifyErrorKind::InvalidClaims))?;
+        let claims = RegisteredClaims::parse(&payload, &self.names)
+            .map_err(at(VerifyErrorKind::InvalidClaims))?;
         self.check_claims(&header, &claims)?;
         let expires_at = claims.expires_at.ok_or(VerifyErrorKind::MissingClaim)?;
         let principal = self.principal(&claims, &payload)?;
         match self.times.check(expires_at, claims.not_before, claims.issued_at, now) {
             Ok(()) => Ok(principal),
-            Err(error) => Err(VerifyError::from(error).with_principal(principal)),
+            Err(error) => Err(VerifyError::from(error).with_principal(principal).into()),
         }
     }
 
     fn check_type(&self, header: &Header<'_>) -> Result<(), VerifyErrorKind> {
-        let accepted = header.is_access_token() || self.plain && header.is_plain();
+        let accepted = header.is_access_token() || self.kind.plain && header.is_plain();
         if accepted { Ok(()) } else { Err(VerifyErrorKind::WrongType) }
-    }
-
-    fn check_signature(
-        &self,
-        header: &Header<'_>,
-        parts: &Parts<'_>,
-    ) -> Result<(), VerifyErrorKind> {
-        let algorithm = header.algorithm()?;
-        let signature = decode(parts.signature)?;
-        if algorithm.signature_len().is_some_and(|len| len != signature.len()) {
-            return Err(VerifyErrorKind::BadSignature);
-        }
-        let mut tries = self.candidates(algorithm, header.kid()).take(MAX_TRIES).peekable();
-        if tries.peek().is_none() {
-            return Err(if self.keys.iter().any(|key| key.algorithm == algorithm) {
-                VerifyErrorKind::UnknownKey
-            } else {
-                VerifyErrorKind::UnsupportedAlgorithm
-            });
-        }
-        if tries.any(|key| key.key.verify(parts.signed.as_bytes(), &signature)) {
-            Ok(())
-        } else {
-            Err(VerifyErrorKind::BadSignature)
-        }
-    }
-
-    /// The keys of this algorithm that the token's `kid` leaves: those of that name, or, when none
-    /// has it, those without a name. A token without `kid` leaves all.
-    fn candidates(
-        &self,
-        algorithm: Algorithm,
-        kid: Option<&str>,
-    ) -> impl Iterator<Item = &VerifyingKey> {
-        let named = kid.filter(|kid| self.keys.iter().any(|key| key.kid.as_deref() == Some(kid)));
-        self.keys.iter().filter(move |key| {
-            key.algorithm == algorithm
-                && match (kid, named) {
-                    (None, _) => true,
-                    (Some(_), None) => key.kid.is_none(),
-                    (Some(_), Some(named)) => key.kid.as_deref() == Some(named),
-                }
-        })
     }
 
     fn check_claims(
@@ -108,11 +122,14 @@ impl JwtVerifier {
         if claims.issuer.as_deref().ok_or(missing)? != &*self.issuer {
             return Err(VerifyErrorKind::WrongIssuer);
         }
-        if !claims.audience.iter().any(|name| self.audiences.iter().any(|ours| ours == name)) {
+        if !self.is_audience(claims) {
             return Err(VerifyErrorKind::WrongAudience);
         }
         if claims.sender_constrained {
             return Err(VerifyErrorKind::SenderConstrained);
+        }
+        if claims.fixed != self.names.fixed.len() {
+            return Err(VerifyErrorKind::WrongType);
         }
         if header.is_access_token() {
             // RFC 9068 §2.2 asks for these in every token that calls itself one (JWT-30).
@@ -120,10 +137,19 @@ impl JwtVerifier {
             if names.iter().any(|name| name.is_none()) || claims.issued_at.is_none() {
                 return Err(missing);
             }
-        } else if claims.of_id_token {
+        } else if claims.of_id_token || self.kind.client_required && claims.client().is_none() {
             return Err(VerifyErrorKind::WrongType);
         }
         Ok(())
+    }
+
+    fn is_audience(&self, claims: &RegisteredClaims<'_>) -> bool {
+        let is_ours = |name: &str| self.audiences.iter().any(|ours| ours == name);
+        if self.kind.audience_is_client {
+            claims.client().is_some_and(is_ours)
+        } else {
+            claims.audience.iter().any(|name| is_ours(name))
+        }
     }
 
     fn principal(
@@ -131,21 +157,27 @@ impl JwtVerifier {
         claims: &RegisteredClaims<'_>,
         payload: &[u8],
     ) -> Result<Principal, VerifyError> {
-        let client = claims.client.as_deref().or(claims.authorized_party.as_deref());
-        let named = claims.subject.as_deref().or(client).filter(|name| !name.is_empty());
-        let subject = named.ok_or(VerifyErrorKind::MissingClaim)?;
+        let client = claims.client();
+        // Never the client in the subject's place: a client that chose the name of a user would be
+        // that user (RFC 9700 §4.15).
+        let subject = claims.subject.as_deref().filter(|name| !name.is_empty());
+        let subject = subject.ok_or(VerifyErrorKind::MissingClaim)?;
+        let issued_at = claims.issued_at.and_then(system_time);
         let mut principal = Principal::builder(self.issuer.clone(), subject)
             .token_kind(TokenKind::Jwt)
             .roles(claims.roles.iter().map(|role| Box::<str>::from(&**role)))
-            .issued_at(claims.issued_at.and_then(system_time))
+            .issued_at(issued_at)
             .expires_at(claims.expires_at.and_then(system_time))
             .auth_time(claims.auth_time.and_then(system_time))
             .claims(payload);
+        if let (Some(issued_at), Some(max_age)) = (issued_at, self.times.max_age) {
+            principal = principal.verify_again_at(issued_at + max_age);
+        }
         if let Some(client) = client {
             principal = principal.client(client);
         }
-        if let Some(scope) = &claims.scope {
-            principal = principal.scopes(scope);
+        if let Some(scopes) = &claims.scopes {
+            principal = principal.scopes(scopes);
         }
         if let Some(token_id) = &claims.token_id {
             principal = principal.token_id(token_id);
@@ -157,24 +189,40 @@ impl JwtVerifier {
     }
 }
 
-impl TokenVerifier for JwtVerifier {
-    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
-        Some(self.check(request.token.as_str(), request.now))
+fn check_signature(header: &Header<'_>, parts: &Parts<'_>, keys: &KeySet) -> Result<(), Failure> {
+    let algorithm = header.algorithm()?;
+    let signature = decode(parts.signature)?;
+    if algorithm.signature_len().is_some_and(|len| len != signature.len()) {
+        return Err(VerifyErrorKind::BadSignature.into());
     }
-
-    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
-        self.check(request.token.as_str(), request.now)
+    let mut tries = keys.candidates(algorithm, header.kid()).take(MAX_TRIES).peekable();
+    if tries.peek().is_none() {
+        let kind = if keys.has(algorithm) {
+            VerifyErrorKind::UnknownKey
+        } else {
+            VerifyErrorKind::UnsupportedAlgorithm
+        };
+        return Err(match header.kid().filter(|kid| !keys.names(kid)) {
+            Some(kid) => Failure::UnknownKey { kid: kid.into(), kind },
+            None => kind.into(),
+        });
+    }
+    if tries.any(|key| key.key.verify(parts.signed.as_bytes(), &signature)) {
+        Ok(())
+    } else {
+        Err(VerifyErrorKind::BadSignature.into())
     }
 }
 
 impl fmt::Debug for JwtVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtVerifier")
-            .field("issuer", &self.issuer)
-            .field("audiences", &self.audiences)
-            .field("keys", &self.keys)
-            .field("times", &self.times)
-            .field("plain", &self.plain)
+            .field("issuer", &self.policy.issuer)
+            .field("audiences", &self.policy.audiences)
+            .field("keys", &self.keys.keys())
+            .field("times", &self.policy.times)
+            .field("names", &self.policy.names)
+            .field("kind", &self.policy.kind)
             .finish()
     }
 }
@@ -211,12 +259,34 @@ fn at(kind: VerifyErrorKind) -> impl Fn(serde_json::Error) -> VerifyError {
     move |error| VerifyError::new(kind, format!("not acceptable at byte {}", error.column()))
 }
 
+impl From<VerifyError> for Failure {
+    fn from(error: VerifyError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<VerifyErrorKind> for Failure {
+    fn from(kind: VerifyErrorKind) -> Self {
+        Self::Refused(kind.into())
+    }
+}
+
+impl From<Failure> for VerifyError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::UnknownKey { kind, .. } => kind.into(),
+        }
+    }
+}
+
 impl From<TimeError> for VerifyError {
     fn from(error: TimeError) -> Self {
         let kind = match error {
             TimeError::Expired => VerifyErrorKind::Expired,
             TimeError::NotYetValid => VerifyErrorKind::NotActive,
-            TimeError::IssuedInFuture
+            TimeError::AgeUnknown
+            | TimeError::IssuedInFuture
             | TimeError::LivesTooLong
             | TimeError::OutOfRange
             | TimeError::TooOld => VerifyErrorKind::InvalidClaims,

@@ -1,0 +1,92 @@
+use std::fmt;
+use std::net::IpAddr;
+
+use http::Uri;
+use thiserror::Error;
+
+/// Where an issuer is asked: `https`, or `http` towards this machine alone (OPAQUE-22, JWT-65).
+#[derive(Clone, Debug)]
+pub(crate) struct IssuerUrl(Uri);
+
+/// The text is no address to ask an issuer at.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[error(
+    "{text:?} is not an address of an issuer: it must be an https URL without user and \
+     fragment, or an http one of the loopback interface"
+)]
+pub struct InvalidUrl {
+    text: String,
+}
+
+impl InvalidUrl {
+    pub(crate) fn new(text: &str) -> Self {
+        Self { text: text.to_owned() }
+    }
+}
+
+impl IssuerUrl {
+    pub(crate) fn parse(text: &str) -> Result<Self, InvalidUrl> {
+        let invalid = || InvalidUrl::new(text);
+        // `Uri` drops a fragment without a word.
+        let uri: Uri = Some(text)
+            .filter(|text| !text.contains('#'))
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(invalid)?;
+        let secure = match (uri.scheme_str(), uri.host()) {
+            (Some("https"), Some(_)) => true,
+            (Some("http"), Some(host)) => is_loopback(host),
+            _ => false,
+        };
+        let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+        if secure && !has_user { Ok(Self(uri)) } else { Err(invalid()) }
+    }
+
+    pub(crate) fn uri(&self) -> &Uri {
+        &self.0
+    }
+}
+
+impl fmt::Display for IssuerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_and_the_loopback_interface_are_asked() {
+        for text in [
+            "https://issuer.example",
+            "https://issuer.example:8443/t1/jwks.json",
+            "https://issuer.example/keys?v=2",
+            "http://127.0.0.1:8080/jwks",
+            "http://[::1]/jwks",
+            "http://localhost:1/",
+        ] {
+            assert!(IssuerUrl::parse(text).is_ok(), "{text}");
+        }
+        for text in [
+            "",
+            "issuer.example",
+            "/jwks",
+            "http://issuer.example",
+            "http://10.0.0.1/jwks",
+            "http://localhost.evil.example/",
+            "http://127.0.0.1.evil.example/",
+            "https://user:secret@issuer.example/",
+            "https://issuer.example/#x",
+            "ftp://127.0.0.1/",
+            "file:///etc/passwd",
+        ] {
+            assert!(IssuerUrl::parse(text).is_err(), "OPAQUE-22, JWT-65: {text}");
+        }
+    }
+}

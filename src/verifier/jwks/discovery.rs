@@ -1,0 +1,209 @@
+//! Finding the document: metadata of an issuer (OpenID Connect Discovery §4, RFC 8414 §3).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CACHE_CONTROL};
+use http::{HeaderMap, Request};
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::fetch::{ErasedFetch, FetchError, FetchRequest, InvalidUrl, IssuerUrl};
+use crate::verifier::jwt::{InvalidKey, KeySet};
+
+/// The most bytes of a document.
+const MAX_BODY: usize = 256 * 1024;
+
+/// Where the keys are.
+#[derive(Clone, Debug)]
+pub(super) enum Location {
+    Document(IssuerUrl),
+    /// Wherever the first of these that answers says.
+    Metadata {
+        issuer: Box<str>,
+        urls: Vec<IssuerUrl>,
+    },
+}
+
+/// Why a fetch brought no keys.
+#[derive(Debug, Error)]
+pub(super) enum LoadError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("{url} answered {status}")]
+    Status { url: IssuerUrl, status: u16 },
+    #[error("the metadata at {0} is no JSON object with `issuer` and `jwks_uri`")]
+    Metadata(IssuerUrl),
+    #[error("the metadata at {0} names another issuer: it must be the configured one to the byte")]
+    Issuer(IssuerUrl),
+    #[error("the metadata gives a `jwks_uri` that must not be asked")]
+    JwksUri(#[source] InvalidUrl),
+    #[error(transparent)]
+    Keys(#[from] InvalidKey),
+    #[error("the issuer took too long to answer")]
+    Timeout,
+}
+
+/// A document and how long it says that it is good for.
+pub(super) struct Loaded {
+    pub(super) keys: KeySet,
+    pub(super) max_age: Option<Duration>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Location {
+    pub(super) fn discover(issuer: &str) -> Result<Self, InvalidUrl> {
+        let url = parse_issuer(issuer)?;
+        // RFC 8414 §3.1: a slash that ends the issuer does not count.
+        let path = url.uri().path().trim_end_matches('/');
+        let authority = url.uri().authority().map_or("", |authority| authority.as_str());
+        let host = format!("{}://{authority}", url.uri().scheme_str().unwrap_or("https"));
+        let mut texts = vec![format!("{host}/.well-known/openid-configuration{path}")];
+        if !path.is_empty() {
+            texts.push(format!("{host}{path}/.well-known/openid-configuration"));
+        }
+        texts.push(format!("{host}/.well-known/oauth-authorization-server{path}"));
+        let urls = texts.iter().map(|text| IssuerUrl::parse(text)).collect::<Result<_, _>>()?;
+        Ok(Self::Metadata { issuer: issuer.into(), urls })
+    }
+
+    pub(super) fn discover_at(metadata_url: &str, issuer: &str) -> Result<Self, InvalidUrl> {
+        parse_issuer(issuer)?;
+        let urls = vec![IssuerUrl::parse(metadata_url)?];
+        Ok(Self::Metadata { issuer: issuer.into(), urls })
+    }
+
+    /// Where the document is, which discovery has to ask for.
+    pub(super) async fn document(&self, fetch: &dyn ErasedFetch) -> Result<IssuerUrl, LoadError> {
+        let (issuer, urls) = match self {
+            Self::Document(url) => return Ok(url.clone()),
+            Self::Metadata { issuer, urls } => (issuer, urls),
+        };
+        let mut first_error = None;
+        for url in urls {
+            match metadata(fetch, url, issuer).await {
+                Ok(document) => return Ok(document),
+                // The other forms are asked only where this one is not served.
+                Err(error @ (LoadError::Status { .. } | LoadError::Fetch(_))) => {
+                    first_error.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(first_error.unwrap_or(LoadError::Timeout))
+    }
+}
+
+/// An issuer has no query (RFC 8414 §2).
+fn parse_issuer(issuer: &str) -> Result<IssuerUrl, InvalidUrl> {
+    let url = IssuerUrl::parse(issuer)?;
+    if url.uri().query().is_some() { Err(InvalidUrl::new(issuer)) } else { Ok(url) }
+}
+
+/// The `jwks_uri` of the metadata at this address, if it is this issuer's (JWT-60, JWT-64).
+async fn metadata(
+    fetch: &dyn ErasedFetch,
+    url: &IssuerUrl,
+    issuer: &str,
+) -> Result<IssuerUrl, LoadError> {
+    let (_, body) = get(fetch, url).await?;
+    let metadata: Metadata =
+        serde_json::from_slice(&body).map_err(|_| LoadError::Metadata(url.clone()))?;
+    if metadata.issuer != issuer {
+        return Err(LoadError::Issuer(url.clone()));
+    }
+    IssuerUrl::parse(&metadata.jwks_uri).map_err(LoadError::JwksUri)
+}
+
+/// The keys at this address.
+pub(super) async fn load(fetch: &dyn ErasedFetch, url: &IssuerUrl) -> Result<Loaded, LoadError> {
+    let (headers, body) = get(fetch, url).await?;
+    let text = std::str::from_utf8(&body).map_err(|_| InvalidKey::NotASet)?;
+    Ok(Loaded { keys: KeySet::from_jwks(text)?, max_age: max_age(&headers) })
+}
+
+async fn get(fetch: &dyn ErasedFetch, url: &IssuerUrl) -> Result<(HeaderMap, Bytes), LoadError> {
+    let request = Request::get(url.uri().clone())
+        .header(ACCEPT, "application/jwk-set+json, application/json")
+        .body(Bytes::new())
+        .map_err(FetchError::new)?;
+    let (head, body) = fetch.fetch(FetchRequest::new(request, MAX_BODY)).await?.into_parts();
+    if head.status.as_u16() != 200 {
+        return Err(LoadError::Status { url: url.clone(), status: head.status.as_u16() });
+    }
+    Ok((head.headers, body))
+}
+
+/// What `Cache-Control` allows (RFC 9111 §5.2.2); zero where it forbids.
+fn max_age(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
+    let mut max_age = None;
+    for directive in values.flat_map(|value| value.split(',')).map(str::trim) {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        if name.eq_ignore_ascii_case("no-store") || name.eq_ignore_ascii_case("no-cache") {
+            return Some(Duration::ZERO);
+        }
+        if name.eq_ignore_ascii_case("max-age") {
+            max_age = value.trim_matches('"').parse().ok().map(Duration::from_secs);
+        }
+    }
+    max_age
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn urls(issuer: &str) -> Vec<String> {
+        match Location::discover(issuer).unwrap() {
+            Location::Metadata { urls, .. } => urls.iter().map(ToString::to_string).collect(),
+            Location::Document(_) => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn metadata_is_looked_for_in_the_order_of_rfc_8414() {
+        assert_eq!(
+            urls("https://h/t1"),
+            [
+                "https://h/.well-known/openid-configuration/t1",
+                "https://h/t1/.well-known/openid-configuration",
+                "https://h/.well-known/oauth-authorization-server/t1",
+            ],
+            "JWT-61, JWT-62, JWT-63"
+        );
+        for issuer in ["https://h", "https://h/"] {
+            assert_eq!(
+                urls(issuer),
+                [
+                    "https://h/.well-known/openid-configuration",
+                    "https://h/.well-known/oauth-authorization-server",
+                ],
+                "JWT-61, JWT-62"
+            );
+        }
+        for issuer in ["https://h/t1?x=1", "http://h/t1", "https://h/#x", "h"] {
+            assert!(Location::discover(issuer).is_err(), "JWT-60: {issuer}");
+        }
+    }
+
+    #[test]
+    fn the_time_that_a_document_is_good_for_is_what_the_issuer_says() {
+        let said = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(CACHE_CONTROL, value.parse().unwrap());
+            max_age(&headers).map(|age| age.as_secs())
+        };
+        assert_eq!(said("public, max-age=300"), Some(300), "JWT-73");
+        assert_eq!(said("Max-Age=\"60\""), Some(60), "JWT-73");
+        assert_eq!(said("max-age=300, no-store"), Some(0), "JWT-73");
+        for silent in ["public", "max-age=soon", "max-age=-1", "s-maxage=9"] {
+            assert_eq!(said(silent), None, "JWT-73: {silent}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Keys that an issuer publishes, fetched and kept fresh.
+//!
+//! [`Jwks`] reads a JWKS document (RFC 7517 §5), named or found by discovery (OpenID Connect
+//! Discovery §4, RFC 8414 §3), in a task of its own. Verifiers read the keys without a lock and
+//! without waiting.
+//!
+//! ```no_run
+//! use tower_gate::AuthenticateLayer;
+//! use tower_gate::fetch::ReqwestFetch;
+//! use tower_gate::verifier::CachedVerifier;
+//! use tower_gate::verifier::jwks::Jwks;
+//! use tower_gate::verifier::jwt::JwtVerifier;
+//!
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! let jwks = Jwks::discover("https://issuer.example", ReqwestFetch::new()?)?.start()?;
+//! let verifier = JwtVerifier::builder()
+//!     .issuer("https://issuer.example")
+//!     .audience("https://api.example")
+//!     .with_jwks(&jwks)
+//!     .build()?;
+//! let layer = AuthenticateLayer::new(CachedVerifier::new(verifier));
+//! # let _ = layer;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A named document, with other times; and a start that waits for the first keys:
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tower_gate::fetch::ReqwestFetch;
+//! use tower_gate::verifier::jwks::Jwks;
+//!
+//! # async fn serve() -> Result<(), Box<dyn std::error::Error>> {
+//! let jwks = Jwks::at("https://issuer.example/keys", ReqwestFetch::new()?)?
+//!     .with_refresh(Duration::from_secs(60), Duration::from_secs(300))
+//!     .with_max_stale(Duration::from_secs(600))
+//!     .start()?;
+//! jwks.ready().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # When keys change
+//!
+//! | event | what happens | within |
+//! |---|---|---|
+//! | time passes | the document is fetched again ahead of its end: `Cache-Control: max-age`, at least one minute and at most ten | 10 minutes |
+//! | a token names an unknown key | one fetch for all who wait; the token is then checked again | the fetch |
+//! | … less than 30 seconds after a fetch | the token is refused at once, and a fetch follows as soon as they are over | 30 seconds |
+//! | … again, although a fetch has not found it | nothing, for two minutes | 2 minutes |
+//! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
+//! | the issuer is down, or sends what is no set of keys | the last good keys stay for an hour more; it is asked again after 1, 2, 4 … 60 seconds | |
+//! | no keys have come yet, or they are too old | 503 with `Retry-After`, never 401 | |
+//!
+//! So random key names cause two fetches a minute, whoever sends them and however many, and cannot
+//! keep a real key out for longer than 30 seconds.
+//!
+//! # Security
+//!
+//! Only the configured addresses are asked, over https (plain http towards the loopback interface
+//! alone); redirects are not followed. A discovered document must name the configured issuer byte
+//! for byte. At most 256 KiB and 64 keys are read; each key is parsed by itself, so that one that is
+//! broken, symmetric, private, weak or meant for encryption is left out and the others work.
+
+mod builder;
+mod discovery;
+mod missing;
+mod refresh;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use crate::fetch::Fetch;
+use crate::verifier::VerifyError;
+use crate::verifier::jwks::refresh::Shared;
+use crate::verifier::jwt::KeySource;
+
+pub use self::builder::{InvalidJwks, JwksBuilder};
+
+/// The published keys of one issuer; see the [module](crate::verifier::jwks).
+///
+/// Clones share the keys. The task that fetches them ends with the last clone and the last verifier
+/// that uses it.
+#[derive(Clone)]
+pub struct Jwks {
+    shared: Arc<Shared>,
+    /// Held, never read: with the last holder it ends.
+    _task: Arc<Task>,
+}
+
+/// Ends the task with its last owner.
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Jwks {
+    /// Keys from the document at this address.
+    ///
+    /// # Errors
+    ///
+    /// When the address is not https, or http towards the loopback interface.
+    pub fn at(url: &str, fetch: impl Fetch) -> Result<JwksBuilder, InvalidJwks> {
+        JwksBuilder::at(url, fetch)
+    }
+
+    /// Keys of this issuer, wherever its metadata says: `.well-known/openid-configuration`, inserted
+    /// before the issuer's path and then appended to it, and
+    /// `.well-known/oauth-authorization-server` (RFC 8414 §3, §5).
+    ///
+    /// # Errors
+    ///
+    /// When the issuer is no https URL, or http one of the loopback interface, without a query.
+    pub fn discover(issuer: &str, fetch: impl Fetch) -> Result<JwksBuilder, InvalidJwks> {
+        JwksBuilder::discover(issuer, fetch)
+    }
+
+    /// Keys of this issuer, wherever the metadata at this address says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Jwks::discover`], of either address.
+    pub fn discover_at(
+        metadata_url: &str,
+        issuer: &str,
+        fetch: impl Fetch,
+    ) -> Result<JwksBuilder, InvalidJwks> {
+        JwksBuilder::discover_at(metadata_url, issuer, fetch)
+    }
+
+    /// Waits for the first fetch, for programs that would rather not start without keys. Without
+    /// it, requests are refused with 503 until keys have come.
+    ///
+    /// # Errors
+    ///
+    /// When the fetch failed; the cause says why. It is tried again all the same.
+    pub async fn ready(&self) -> Result<(), VerifyError> {
+        self.shared.first().await
+    }
+
+    /// How many fetches of the document were tried.
+    #[must_use]
+    pub fn fetches(&self) -> u64 {
+        self.shared.fetches()
+    }
+
+    /// How many of the latest fetches failed in a row; zero while all is well.
+    #[must_use]
+    pub fn failures(&self) -> u32 {
+        self.shared.failures()
+    }
+
+    /// How old the keys are; `None` before any have come.
+    #[must_use]
+    pub fn age(&self) -> Option<Duration> {
+        self.shared.age()
+    }
+
+    pub(crate) fn source(&self) -> Arc<dyn KeySource> {
+        Arc::new(self.clone())
+    }
+}
+
+impl fmt::Debug for Jwks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Jwks")
+            .field("fetches", &self.fetches())
+            .field("failures", &self.failures())
+            .finish_non_exhaustive()
+    }
+}

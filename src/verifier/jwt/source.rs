@@ -1,0 +1,43 @@
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::verifier::VerifyError;
+use crate::verifier::jwt::KeySet;
+
+/// Where a verifier finds the keys of its issuer: a fixed set, or one that is fetched.
+pub(crate) trait KeySource: Send + Sync {
+    /// The keys at hand, found without waiting and without a lock; `None` before any have come and
+    /// after they have become too old.
+    fn keys(&self) -> Option<Arc<KeySet>>;
+
+    /// Whether waiting for newer keys could bring one of this name.
+    fn may_bring(&self, kid: &str) -> bool;
+
+    /// Newer keys, for a token that names one that is not known, or for want of any.
+    fn newer<'a>(&'a self, kid: Option<&'a str>) -> NewerKeys<'a>;
+
+    /// Grows when a key is gone.
+    fn generation(&self) -> u64;
+}
+
+pub(crate) type NewerKeys<'a> =
+    Pin<Box<dyn Future<Output = Result<Arc<KeySet>, VerifyError>> + Send + 'a>>;
+
+/// The keys that a verifier was built with.
+impl KeySource for Arc<KeySet> {
+    fn keys(&self) -> Option<Arc<KeySet>> {
+        Some(self.clone())
+    }
+
+    fn may_bring(&self, _: &str) -> bool {
+        false
+    }
+
+    fn newer<'a>(&'a self, _: Option<&'a str>) -> NewerKeys<'a> {
+        Box::pin(std::future::ready(Ok(self.clone())))
+    }
+
+    fn generation(&self) -> u64 {
+        0
+    }
+}

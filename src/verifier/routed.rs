@@ -1,0 +1,164 @@
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::MapAccess;
+
+use crate::json::{Members, Text, read_object};
+use crate::principal::Principal;
+use crate::verifier::{ErasedVerifier, TokenVerifier, VerifyError, VerifyErrorKind, VerifyRequest};
+
+/// The longest token whose issuer is looked for.
+const MAX_TOKEN: usize = 64 * 1024;
+
+/// A verifier that hands each token to exactly one of several others, by what the token looks like.
+///
+/// A token that begins with a configured prefix goes to that prefix's verifier, the longest prefix
+/// first. Of the others, one with two dots is a JWT: it goes to the verifier of the issuer that it
+/// names, or, when that has none, to the one for all other JWTs. What is left goes to the verifier
+/// for opaque tokens. A token without a verifier is refused. No verifier is asked after another has
+/// refused, so that no weak one can accept what was meant for a strict one (OPAQUE-5).
+///
+/// The issuer that a token names is not verified at that point; it only chooses. The verifier that
+/// it chooses accepts its own issuer's tokens alone, with that issuer's keys alone (JWT-41).
+///
+/// ```
+/// use tower_gate::verifier::RoutedVerifier;
+/// use tower_gate::{AuthenticateLayer, FixedVerifier};
+///
+/// # let (ours, partner, tools) = (FixedVerifier::new(), FixedVerifier::new(), FixedVerifier::new());
+/// let verifier = RoutedVerifier::new()
+///     .with_issuer("https://issuer.example", ours)
+///     .with_issuer("https://partner.example", partner)
+///     .with_prefix("tool_", tools);
+/// let layer = AuthenticateLayer::new(verifier);
+/// # let _ = layer;
+/// ```
+#[derive(Clone, Default)]
+#[must_use = "a verifier does nothing until a layer asks it"]
+pub struct RoutedVerifier {
+    /// The longest first.
+    prefixes: Vec<Route>,
+    issuers: Vec<Route>,
+    jwts: Option<Arc<dyn ErasedVerifier>>,
+    opaque: Option<Arc<dyn ErasedVerifier>>,
+}
+
+#[derive(Clone)]
+struct Route {
+    name: Box<str>,
+    verifier: Arc<dyn ErasedVerifier>,
+}
+
+impl RoutedVerifier {
+    /// Refuses every token.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Tokens that begin with this text.
+    pub fn with_prefix(mut self, prefix: &str, verifier: impl TokenVerifier) -> Self {
+        self.prefixes.push(Route::new(prefix, verifier));
+        self.prefixes.sort_by_key(|route| std::cmp::Reverse(route.name.len()));
+        self
+    }
+
+    /// JWTs that name this issuer, byte for byte.
+    pub fn with_issuer(mut self, issuer: &str, verifier: impl TokenVerifier) -> Self {
+        self.issuers.push(Route::new(issuer, verifier));
+        self
+    }
+
+    /// JWTs that name no issuer that is known here.
+    pub fn with_jwts(mut self, verifier: impl TokenVerifier) -> Self {
+        self.jwts = Some(Arc::new(verifier));
+        self
+    }
+
+    /// Tokens that are no JWTs.
+    pub fn with_opaque(mut self, verifier: impl TokenVerifier) -> Self {
+        self.opaque = Some(Arc::new(verifier));
+        self
+    }
+
+    fn route(&self, token: &str) -> Result<&Arc<dyn ErasedVerifier>, VerifyErrorKind> {
+        if let Some(route) = self.prefixes.iter().find(|route| token.starts_with(&*route.name)) {
+            return Ok(&route.verifier);
+        }
+        let mut parts = token.split('.');
+        let (_, Some(payload), Some(_), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return self.opaque.as_ref().ok_or(VerifyErrorKind::UnknownToken);
+        };
+        if !self.issuers.is_empty() && token.len() <= MAX_TOKEN {
+            let payload = URL_SAFE_NO_PAD.decode(payload).unwrap_or_default();
+            let mut claimed = Claimed::default();
+            // What is malformed reaches the verifier of the other JWTs, which says so.
+            let _ = read_object(&payload, usize::MAX, &mut claimed);
+            let is_claimed = |route: &&Route| claimed.issuer.as_deref() == Some(&*route.name);
+            if let Some(route) = self.issuers.iter().find(is_claimed) {
+                return Ok(&route.verifier);
+            }
+        }
+        self.jwts.as_ref().ok_or(VerifyErrorKind::WrongIssuer)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<dyn ErasedVerifier>> {
+        let named = self.prefixes.iter().chain(&self.issuers).map(|route| &route.verifier);
+        named.chain(&self.jwts).chain(&self.opaque)
+    }
+}
+
+impl TokenVerifier for RoutedVerifier {
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        match self.route(request.token.as_str()) {
+            Ok(verifier) => verifier.try_verify(request),
+            Err(kind) => Some(Err(kind.into())),
+        }
+    }
+
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        let verifier = self.route(request.token.as_str())?;
+        verifier.clone().verify(request.clone()).await
+    }
+
+    fn generation(&self) -> u64 {
+        self.all().map(|verifier| verifier.generation()).fold(0, u64::wrapping_add)
+    }
+}
+
+impl Route {
+    fn new(name: &str, verifier: impl TokenVerifier) -> Self {
+        Self { name: name.into(), verifier: Arc::new(verifier) }
+    }
+}
+
+impl fmt::Debug for RoutedVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |routes: &[Route]| routes.iter().map(|route| route.name.clone()).collect();
+        let (prefixes, issuers): (Vec<_>, Vec<_>) = (names(&self.prefixes), names(&self.issuers));
+        f.debug_struct("RoutedVerifier")
+            .field("prefixes", &prefixes)
+            .field("issuers", &issuers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a token says of its issuer before anything is verified.
+#[derive(Default)]
+struct Claimed<'a> {
+    issuer: Option<Cow<'a, str>>,
+}
+
+impl<'de> Members<'de> for Claimed<'de> {
+    fn read<A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        if name != "iss" {
+            return Ok(false);
+        }
+        self.issuer = map.next_value().map(|Text(text)| Some(text))?;
+        Ok(true)
+    }
+}
