@@ -92,7 +92,7 @@ impl VerifyingKey {
             return Err(InvalidKey::NotForVerifying("it is a private key; keep it at the issuer"));
         }
         let key = match algorithm {
-            Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(pem),
+            Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 => DecodingKey::from_ec_pem(pem),
             Algorithm::EdDSA => DecodingKey::from_ed_pem(pem),
             rsa if rsa.is_rsa() => DecodingKey::from_rsa_pem(pem),
             _ => return Err(InvalidKey::Mismatch(algorithm)),
@@ -101,7 +101,7 @@ impl VerifyingKey {
     }
 
     /// A JSON Web Key (RFC 7517). Its `kid` is kept. Without `alg` it is bound to the one that its
-    /// kind has most use of: RS256, ES256, ES384 or EdDSA; a secret must name its own.
+    /// kind has most use of: RS256, ES256, ES384, ES512 or EdDSA; a secret must name its own.
     ///
     /// # Errors
     ///
@@ -260,6 +260,7 @@ fn usual_algorithm(jwk: &Jwk) -> Option<Algorithm> {
         AlgorithmParameters::EllipticCurve(key) => match key.curve {
             EllipticCurve::P256 => Some(Algorithm::ES256),
             EllipticCurve::P384 => Some(Algorithm::ES384),
+            EllipticCurve::P521 => Some(Algorithm::ES512),
             _ => None,
         },
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
@@ -286,6 +287,7 @@ fn fits(algorithm: Algorithm, jwk: &Jwk) -> bool {
             let len = match (algorithm, &key.curve) {
                 (Algorithm::ES256, EllipticCurve::P256) => 32,
                 (Algorithm::ES384, EllipticCurve::P384) => 48,
+                (Algorithm::ES512, EllipticCurve::P521) => 66,
                 _ => return false,
             };
             is_long(&key.x, len) && is_long(&key.y, len)

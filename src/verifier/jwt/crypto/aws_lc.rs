@@ -1,9 +1,9 @@
 use aws_lc_rs::hmac::{self, HMAC_SHA256, HMAC_SHA384, HMAC_SHA512};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
-    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
-    RsaPublicKeyComponents, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 
@@ -33,6 +33,7 @@ impl SignatureKey {
             Algorithm::PS512 => public(rsa(&RSA_PSS_2048_8192_SHA512, key)),
             Algorithm::ES256 => public(point(&ECDSA_P256_SHA256_FIXED, bytes()?)),
             Algorithm::ES384 => public(point(&ECDSA_P384_SHA384_FIXED, bytes()?)),
+            Algorithm::ES512 => public(point(&ECDSA_P521_SHA512_FIXED, bytes()?)),
             Algorithm::EdDSA => public(point(&ED25519, bytes()?)),
         }
     }

@@ -25,6 +25,7 @@ impl SignatureKey {
             Algorithm::PS512 => Name::PS512,
             Algorithm::ES256 => Name::ES256,
             Algorithm::ES384 => Name::ES384,
+            Algorithm::ES512 => return None,
             Algorithm::EdDSA => Name::EdDSA,
         };
         let key = Self { name, key: key.clone() };
