@@ -9,6 +9,9 @@ use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 
 use crate::verifier::jwt::Algorithm;
 
+/// The largest RSA modulus that is checked with.
+pub(crate) const MAX_RSA_BITS: usize = 8192;
+
 /// A key parsed once, which then checks signatures without allocating.
 pub(crate) enum SignatureKey {
     Secret(Box<hmac::Key>),
@@ -54,7 +57,14 @@ fn rsa(parameters: &'static RsaParameters, key: &DecodingKey) -> Option<ParsedPu
     match key.kind() {
         DecodingKeyKind::SecretOrDer(der) => ParsedPublicKey::new(parameters, der).ok(),
         DecodingKeyKind::RsaModulusExponent { n, e } => {
+            let [n, e] = [n, e].map(|number| without_leading_zeros(number));
             RsaPublicKeyComponents { n, e }.to_parsed_public_key(parameters).ok()
         }
     }
+}
+
+/// Some issuers write numbers with the sign octet that RFC 7518 §6.3.1 forbids (JWT-53).
+fn without_leading_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|&&octet| octet == 0).count();
+    &number[zeros..]
 }
