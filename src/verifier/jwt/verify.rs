@@ -108,6 +108,9 @@ impl JwtVerifier {
         if claims.issuer.as_deref().ok_or(missing)? != &*self.issuer {
             return Err(VerifyErrorKind::WrongIssuer);
         }
+        if claims.audience.is_empty() {
+            return Err(missing);
+        }
         if !claims.audience.iter().any(|name| self.audiences.iter().any(|ours| ours == name)) {
             return Err(VerifyErrorKind::WrongAudience);
         }
@@ -216,10 +219,9 @@ impl From<TimeError> for VerifyError {
         let kind = match error {
             TimeError::Expired => VerifyErrorKind::Expired,
             TimeError::NotYetValid => VerifyErrorKind::NotActive,
-            TimeError::IssuedInFuture
-            | TimeError::LivesTooLong
-            | TimeError::OutOfRange
-            | TimeError::TooOld => VerifyErrorKind::InvalidClaims,
+            TimeError::IssuedInFuture | TimeError::LivesTooLong | TimeError::TooOld => {
+                VerifyErrorKind::InvalidClaims
+            }
         };
         Self::new(kind, error)
     }
