@@ -6,6 +6,7 @@
 mod fixtures;
 mod form;
 mod gate;
+mod header;
 mod keys;
 mod object;
 mod signature;
