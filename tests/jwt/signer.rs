@@ -31,6 +31,18 @@ pub(crate) fn base64url(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
+/// The bytes of a member of a JSON Web Key.
+pub(crate) fn octets(text: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(text).unwrap()
+}
+
+/// A DER element.
+pub(crate) fn der(tag: u8, value: &[u8]) -> Vec<u8> {
+    let len = u8::try_from(value.len()).unwrap();
+    let long: &[u8] = if len >= 0x80 { &[0x81] } else { &[] };
+    [&[tag], long, &[len], value].concat()
+}
+
 /// A PEM block.
 pub(crate) fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
