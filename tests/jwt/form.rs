@@ -220,7 +220,7 @@ fn broken(good: &Object) -> Vec<Vec<u8>> {
     let octets: [&[u8]; 5] =
         [b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"];
     let octets = octets.map(|octets| {
-        let start = json[..json.len() - 1].as_bytes();
+        let start = &json.as_bytes()[..json.len() - 1];
         [start, b",\"x\":\"", octets, b"\"}"].concat()
     });
     let members = members.map(|member| good.clone().with("x", member).to_string());

@@ -3,6 +3,7 @@
 #![cfg(any(feature = "jwt", feature = "rust-crypto"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
+mod claims;
 mod fixtures;
 mod form;
 mod gate;
