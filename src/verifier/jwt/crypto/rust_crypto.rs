@@ -4,6 +4,9 @@ use jsonwebtoken::{Algorithm as Name, DecodingKey};
 
 use crate::verifier::jwt::Algorithm;
 
+/// The largest RSA modulus that is checked with.
+pub(crate) const MAX_RSA_BITS: usize = 4096;
+
 /// A key that is parsed for every signature: the parsed form cannot be shared between threads.
 pub(crate) struct SignatureKey {
     name: Name,
@@ -25,6 +28,7 @@ impl SignatureKey {
             Algorithm::PS512 => Name::PS512,
             Algorithm::ES256 => Name::ES256,
             Algorithm::ES384 => Name::ES384,
+            Algorithm::ES512 => return None,
             Algorithm::EdDSA => Name::EdDSA,
         };
         let key = Self { name, key: key.clone() };
