@@ -319,7 +319,7 @@ fn looks_like_a_key(secret: &[u8]) -> bool {
 }
 
 /// Modulus and exponent of an RSA key; `None` where there are none to be found.
-fn rsa_numbers(key: &DecodingKey) -> Option<(&[u8], &[u8])> {
+pub(super) fn rsa_numbers(key: &DecodingKey) -> Option<(&[u8], &[u8])> {
     match key.kind() {
         DecodingKeyKind::RsaModulusExponent { n, e } => Some((n, e)),
         DecodingKeyKind::SecretOrDer(der) => {
