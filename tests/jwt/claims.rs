@@ -101,20 +101,18 @@ fn nobody_is_called_by_an_empty_name() {
 #[test]
 fn a_claim_of_the_wrong_type_is_never_an_absent_one() {
     let gates = Gates::new();
-    let wrong = [
-        ("string", vec!["null", "1", "true", "[]", r#"["a"]"#, "{}"]),
-        ("number", vec!["null", r#""1800000000""#, "true", "[1800000000]", "{}", r#""""#]),
-        ("strings", vec!["null", "1", "true", "{}", r#"[1,"https://api.example"]"#, "[[]]"]),
-    ];
-    for (kind, values) in wrong {
-        let names: &[&str] = match kind {
-            "string" => &["iss", "sub", "jti", "client_id", "azp", "acr"],
-            "number" => &["exp", "nbf", "iat", "auth_time"],
-            _ => &["aud"],
-        };
-        for (name, value) in names.iter().flat_map(|name| values.iter().map(move |v| (name, v))) {
-            let claims = Object::claims().with(name, value);
-            gates.refuse(&claims, INVALID_CLAIMS, "JWT-31, JWT-32, JWT-33, attack 10");
+    let texts = ["iss", "sub", "jti", "client_id", "azp", "acr"];
+    let times = ["exp", "nbf", "iat", "auth_time"];
+    for (names, wrong) in [
+        (&texts[..], ["null", "1", "true", "[]", r#"["a"]"#, "{}"]),
+        (&times[..], ["null", r#""1800000000""#, "true", "[1800000000]", "{}", r#""""#]),
+        (&["aud"], ["null", "1", "true", "{}", r#"[1,"https://api.example"]"#, "[[]]"]),
+    ] {
+        for name in names {
+            for json in wrong {
+                let claims = Object::claims().with(name, json);
+                gates.refuse(&claims, INVALID_CLAIMS, "JWT-31, JWT-32, JWT-33, attack 10");
+            }
         }
     }
 }

@@ -16,6 +16,9 @@ use crate::signer::{Signer, base64url};
 
 const MALFORMED: VerifyErrorKind = VerifyErrorKind::Malformed;
 
+/// Microseconds, in an optimised build on an idle machine; a bound for any other.
+const SOON: Duration = Duration::from_secs(5);
+
 fn signer_and_gate() -> (Signer, Gate) {
     let signer = Signer::new(Algorithm::HS256);
     let gate = Gate::of(signer.key());
@@ -316,7 +319,7 @@ fn arrays_and_objects_nest_to_a_depth_of_sixteen() {
         gate.refuses(&token, MALFORMED, "JWT-8: the header");
         let token = signer.claims(Object::claims().with("x", &nested));
         gate.refuses(&token, VerifyErrorKind::InvalidClaims, "JWT-8: the claims");
-        assert!(started.elapsed() < Duration::from_secs(1), "JWT-8: {:?}", started.elapsed());
+        assert!(started.elapsed() < SOON, "JWT-8: {:?}", started.elapsed());
     }
     // Deeper than any stack, and longer than any token.
     let everyone = AuthenticateLayer::new(verifier().with_key(signer.key()).build().unwrap())
@@ -379,8 +382,7 @@ fn a_megabyte_of_anything_is_refused_at_once() {
             for gate in [&gate, &open] {
                 let started = Instant::now();
                 let answer = gate.ask(&token);
-                // Microseconds in an optimised build, and a generous bound for any other.
-                assert!(started.elapsed() < Duration::from_secs(1), "attack 11: {unit}");
+                assert!(started.elapsed() < SOON, "attack 11: {unit}");
                 assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "attack 11: {unit}");
                 assert_eq!(answer.event.reason, Some(MALFORMED.as_str()), "attack 11: {unit}");
                 assert_eq!(answer.calls, 0, "attack 11: {unit}");

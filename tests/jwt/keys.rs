@@ -189,6 +189,12 @@ fn coordinates_have_the_length_of_their_curve() {
             }
             assert!(from_jwk(&good.clone().without(name)).is_err(), "JWT-51: no `{name}`");
         }
+        // Both in a row are the right point, and each is no coordinate.
+        let der = signer.public_der();
+        let (x, y) = der[der.len() - 2 * len..].split_at(len - 1);
+        let jwk = good.text("x", &base64url(x)).text("y", &base64url(y));
+        let mismatch = InvalidKey::Mismatch(signer.algorithm);
+        assert_eq!(from_jwk(&jwk).unwrap_err(), mismatch, "JWT-53");
     }
 }
 
@@ -467,6 +473,20 @@ fn a_secret_in_a_set_never_verifies() {
     gate.refuses(&secret.good(), unsupported, "JWT-54");
     let named = Object::header("HS256").text("kid", "s");
     gate.refuses(&secret.token(named, Object::claims()), unsupported, "JWT-54");
+}
+
+#[test]
+fn a_key_of_a_set_goes_by_its_name() {
+    let (one, two) = (Signer::new(Algorithm::ES256), Signer::new(Algorithm::ES256));
+    let keys = [one.jwk().text("kid", "1"), two.jwk().text("kid", "2")];
+    let gate = Gate::new(verifier().with_keys(KeySet::from_jwks(&jwks(&keys)).unwrap()));
+    let token = |signer: &Signer, kid| {
+        signer.token(Object::header("ES256").text("kid", kid), Object::claims())
+    };
+    gate.accepts(&token(&one, "1"), "JWT-17");
+    gate.accepts(&token(&two, "2"), "JWT-17");
+    gate.refuses(&token(&one, "2"), VerifyErrorKind::BadSignature, "JWT-17");
+    gate.refuses(&token(&one, "3"), VerifyErrorKind::UnknownKey, "JWT-17");
 }
 
 #[test]

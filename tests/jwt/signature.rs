@@ -16,8 +16,14 @@ const UNSUPPORTED: VerifyErrorKind = VerifyErrorKind::UnsupportedAlgorithm;
 
 /// The part of a good token that is signed.
 fn signed_part(algorithm: Algorithm) -> String {
+    signed_part_with(algorithm, 0)
+}
+
+/// The same, for one of many tokens.
+fn signed_part_with(algorithm: Algorithm, number: u32) -> String {
     let header = Object::header(algorithm.as_str()).to_string();
-    format!("{}.{}", base64url(header), base64url(Object::claims().to_string()))
+    let claims = Object::claims().with("number", number).to_string();
+    format!("{}.{}", base64url(header), base64url(claims))
 }
 
 fn token(signed: &str, signature: impl AsRef<[u8]>) -> String {
@@ -245,12 +251,17 @@ fn an_rsa_signature_is_less_than_the_modulus() {
         let signed = signed_part(algorithm);
         let jwk: serde_json::Value = serde_json::from_str(&signer.jwk().to_string()).unwrap();
         let modulus = octets(jwk["n"].as_str().unwrap());
-        let good = signer.sign(signed.as_bytes());
-        let mut signatures = vec![modulus.clone(), difference(&modulus, &[1])];
-        // The same residue, where it fits into as many octets.
-        signatures.extend(sum(&good, &modulus));
-        for signature in signatures {
-            gate.refuses(&token(&signed, &signature), BAD_SIGNATURE, "JWT-21");
+        // The same residue beyond the modulus, of a signature small enough to leave room for it.
+        let twin = (0..)
+            .find_map(|n| {
+                let signed = signed_part_with(signer.algorithm, n);
+                let twin = sum(&signer.sign(signed.as_bytes()), &modulus)?;
+                Some(token(&signed, twin))
+            })
+            .unwrap();
+        gate.refuses(&twin, BAD_SIGNATURE, "RFC 8017 §5.2.2");
+        for signature in [modulus.clone(), difference(&modulus, &[1])] {
+            gate.refuses(&token(&signed, &signature), BAD_SIGNATURE, "RFC 8017 §5.2.2");
         }
     }
 }

@@ -382,7 +382,7 @@ fn print_of(key: &DecodingKey) -> u64 {
 }
 
 /// Modulus and exponent of an RSA key; `None` where there are none to be found.
-fn rsa_numbers(key: &DecodingKey) -> Option<(&[u8], &[u8])> {
+pub(super) fn rsa_numbers(key: &DecodingKey) -> Option<(&[u8], &[u8])> {
     match key.kind() {
         DecodingKeyKind::RsaModulusExponent { n, e } => Some((n, e)),
         DecodingKeyKind::SecretOrDer(der) => {
