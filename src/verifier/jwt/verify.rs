@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::claims::{ClaimNames, RegisteredClaims, TimeError, TimeRules, system_time};
-use crate::principal::{Principal, TokenKind};
+use crate::principal::{Principal, PrincipalBuilder, TokenKind};
 use crate::verifier::jwt::header::Header;
 use crate::verifier::jwt::source::KeySource;
 use crate::verifier::jwt::{IssuerWanted, KeySet};
@@ -101,8 +101,10 @@ impl Policy {
             .map_err(at(VerifyErrorKind::InvalidClaims))?;
         self.check_claims(&header, &claims)?;
         let expires_at = claims.expires_at.ok_or(VerifyErrorKind::MissingClaim)?;
-        let principal = self.principal(&claims, &payload)?;
-        match self.times.check(expires_at, claims.not_before, claims.issued_at, now) {
+        let principal = self.principal(&claims)?;
+        let in_time = self.times.check(expires_at, claims.not_before, claims.issued_at, now);
+        let principal = principal.claims(payload).build();
+        match in_time {
             Ok(()) => Ok(principal),
             Err(error) => Err(VerifyError::from(error).with_principal(principal).into()),
         }
@@ -155,11 +157,8 @@ impl Policy {
         }
     }
 
-    fn principal(
-        &self,
-        claims: &RegisteredClaims<'_>,
-        payload: &[u8],
-    ) -> Result<Principal, VerifyError> {
+    /// The principal, but for the payload, from which the claims still borrow.
+    fn principal(&self, claims: &RegisteredClaims<'_>) -> Result<PrincipalBuilder, VerifyError> {
         let client = claims.client();
         // Never the client in the subject's place: a client that chose the name of a user would be
         // that user (RFC 9700 §4.15).
@@ -171,8 +170,7 @@ impl Policy {
             .roles(claims.roles.iter().map(|role| Box::<str>::from(&**role)))
             .issued_at(issued_at)
             .expires_at(claims.expires_at.and_then(system_time))
-            .auth_time(claims.auth_time.and_then(system_time))
-            .claims(payload);
+            .auth_time(claims.auth_time.and_then(system_time));
         if let (Some(issued_at), Some(max_age)) = (issued_at, self.times.max_age) {
             principal = principal.verify_again_at(issued_at.checked_add(max_age));
         }
@@ -188,7 +186,7 @@ impl Policy {
         if let Some(acr) = &claims.acr {
             principal = principal.acr(acr);
         }
-        Ok(principal.build())
+        Ok(principal)
     }
 }
 
