@@ -16,6 +16,7 @@ use thiserror::Error;
 pub struct BearerToken {
     value: HeaderValue,
     start: usize,
+    end: usize,
 }
 
 /// Why a request that presents credentials presents none that can be read.
@@ -62,11 +63,10 @@ impl BearerToken {
         if uri.query().is_some_and(has_access_token) {
             return Err(MalformedCredentials::SeveralCredentials);
         }
+        // `credentials` is what the value ends with.
         let before = value.len() - credentials.len();
-        if text.len() == credentials.len() {
-            return Ok(Some(Self { value: value.clone(), start: before + start }));
-        }
-        Self::parse(&String::from_utf8_lossy(&text[start..])).map(Some)
+        let (start, end) = (before + start, before + text.len());
+        Ok(Some(Self { value: value.clone(), start, end }))
     }
 
     /// A token from its text, for the tests of a [`TokenVerifier`](crate::TokenVerifier).
@@ -79,7 +79,7 @@ impl BearerToken {
             return Err(MalformedCredentials::BrokenHeader);
         }
         HeaderValue::from_str(text)
-            .map(|value| Self { value, start: 0 })
+            .map(|value| Self { value, start: 0, end: text.len() })
             .map_err(|_| MalformedCredentials::BrokenHeader)
     }
 
@@ -87,13 +87,13 @@ impl BearerToken {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // `find` and `parse` let ASCII only into a token.
-        std::str::from_utf8(&self.value.as_bytes()[self.start..]).unwrap_or_default()
+        std::str::from_utf8(&self.value.as_bytes()[self.start..self.end]).unwrap_or_default()
     }
 }
 
 impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.value.len() - self.start)
+        write!(f, "BearerToken({} bytes)", self.end - self.start)
     }
 }
 
@@ -175,6 +175,19 @@ mod tests {
         assert_eq!(find(&["Basic a", "Bearer a"], "/"), Err(several), "BEARER-7");
         assert_eq!(find(&["Bearer a"], "/?x=1&access_token=a"), Err(several), "BEARER-13");
         assert_eq!(find(&["Bearer a"], "/?my_access_token=a"), Ok(Some("a".into())));
+    }
+
+    /// A token is looked for before it is known to be short enough.
+    #[test]
+    fn a_token_is_found_without_a_copy_of_it() {
+        for value in ["Bearer good", "  Bearer  good", "Bearer good \t"] {
+            let mut headers = HeaderMap::new();
+            headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
+            let token = BearerToken::find(&headers, &Uri::from_static("/")).unwrap().unwrap();
+            assert_eq!(token.as_str(), "good", "BEARER-6: {value:?}");
+            let header = value.as_bytes().as_ptr_range();
+            assert!(header.contains(&token.as_str().as_ptr()), "attack 11: {value:?}");
+        }
     }
 
     #[test]
