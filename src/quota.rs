@@ -126,17 +126,40 @@ impl Quota {
         self.burst
     }
 
+    /// How long one unit takes to come back: `period / units`, rounded up to a nanosecond.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval)
+    }
+
     /// How long a spent burst takes to come back.
     #[must_use]
     pub const fn refill_time(&self) -> Duration {
         Duration::from_nanos(self.tolerance())
     }
 
-    /// Decides on `cost` units at `now`, in nanoseconds of any clock, for a key whose TAT is `tat`
-    /// (zero for a key never seen). Answers the decision and the TAT to keep.
+    /// Decides on `cost` units at `now`, in nanoseconds of any clock, for a key whose theoretical
+    /// arrival time is `tat`: zero for a key never seen. Answers the decision and the TAT to keep.
     ///
-    /// This is the definition that every store must agree with (RL-40 to RL-46).
-    pub(crate) fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
+    /// This is the definition that every store must agree with (RL-40 to RL-46). It keeps no state
+    /// and reads no clock, so a store calls it with what it has read and keeps what comes back, in
+    /// one atomic step. From the moment that its TAT is past, a key equals one never seen, and can
+    /// be forgotten.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_gate::{Decision, Quota};
+    ///
+    /// let quota = Quota::per_second(1);
+    /// let (first, tat) = quota.decide(0, 0, 1);
+    /// assert!(matches!(first, Decision::Allowed(_)));
+    /// let (second, tat) = quota.decide(tat, 400_000_000, 1);
+    /// let Decision::Limited { retry_after, .. } = second else { panic!() };
+    /// assert_eq!(retry_after, Some(Duration::from_millis(600)));
+    /// assert_eq!(tat, 1_000_000_000);
+    /// ```
+    #[must_use]
+    pub fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
         let tolerance = self.tolerance();
         // A clock that went back must not lock a key for longer than a full bucket takes, also when
         // the key is asked for in the meantime (RL-45).
@@ -183,6 +206,8 @@ impl Quota {
 }
 
 /// Where a key stands after a decision.
+///
+/// [`Quota::decide`] makes it; a store whose engine decides by itself makes it from what that says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -192,6 +217,14 @@ pub struct Usage {
     pub next_unit: Duration,
     /// How long until all units are there.
     pub reset_after: Duration,
+}
+
+impl Usage {
+    /// So many units now, one more in `next_unit`, and all of them in `reset_after`.
+    #[must_use]
+    pub const fn new(remaining: u32, next_unit: Duration, reset_after: Duration) -> Self {
+        Self { remaining, next_unit, reset_after }
+    }
 }
 
 /// A store's answer.
