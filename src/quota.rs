@@ -253,25 +253,20 @@ impl Decision {
     }
 }
 
-/// Whose quota: 128 bits of a hash keyed at random by each process.
+/// Whose quota: 128 bits of a keyed hash.
 ///
-/// A store sees no names, and nobody outside can make two callers collide.
+/// A store sees no names, and nobody outside can make two callers collide. The hash is keyed at
+/// random by each process; nodes that share a store are given one secret, see
+/// [`with_partition_secret`](crate::RateLimitLayer::with_partition_secret).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartitionKey([u64; 2]);
 
 impl PartitionKey {
-    /// The key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two keys.
+    /// This process's key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two
+    /// keys.
     #[must_use]
     pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        static SEED: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
-        let mut hasher = *SEED;
-        for part in parts {
-            let part = part.as_ref();
-            hasher.write_u64(part.len() as u64);
-            hasher.write(part);
-        }
-        let hash = hasher.finish128();
-        Self([hash.h1, hash.h2])
+        PartitionHasher::default().key(parts)
     }
 
     /// The key as a number, for stores that have no better type.
@@ -290,6 +285,36 @@ impl PartitionKey {
 impl Hash for PartitionKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0[0]);
+    }
+}
+
+/// Makes partition keys under a secret.
+#[derive(Clone)]
+pub(crate) struct PartitionHasher(SipHasher13);
+
+impl PartitionHasher {
+    pub(crate) fn new(secret: &[u8; 16]) -> Self {
+        Self(SipHasher13::new_with_key(secret))
+    }
+
+    pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
+        let mut hasher = self.0;
+        for part in parts {
+            let part = part.as_ref();
+            // In one order of bytes, because nodes of several kinds may share a store.
+            hasher.write(&(part.len() as u64).to_le_bytes());
+            hasher.write(part);
+        }
+        let hash = hasher.finish128();
+        PartitionKey([hash.h1, hash.h2])
+    }
+}
+
+/// Under the secret of this process.
+impl Default for PartitionHasher {
+    fn default() -> Self {
+        static OF_THIS_PROCESS: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
+        Self(*OF_THIS_PROCESS)
     }
 }
 

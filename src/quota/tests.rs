@@ -121,6 +121,18 @@ fn keys_of_different_parts_differ() {
     }
 }
 
+#[test]
+fn the_key_under_a_secret_is_the_same_on_every_node_and_release() {
+    let key = |secret: &[u8; 16]| PartitionHasher::new(secret).key(["a", "b"]);
+    assert_eq!(
+        key(b"0123456789abcdef").to_u128(),
+        270_061_198_547_494_134_083_740_139_581_912_105_932,
+        "stores keep these keys"
+    );
+    assert_ne!(key(b"0123456789abcdef"), key(b"0123456789abcdeg"), "the last byte counts");
+    assert_ne!(key(b"0123456789abcdef"), PartitionKey::new(["a", "b"]), "RL-68");
+}
+
 /// Requests as (pause before it, cost).
 fn traces() -> impl Strategy<Value = Vec<(u64, u32)>> {
     vec((prop_oneof![Just(0), 0..50u64, 0..2_000u64], 0..4u32), 1..200)

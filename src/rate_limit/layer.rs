@@ -9,7 +9,7 @@ use tower_layer::Layer;
 use crate::client_ip::{ClientIp, host_part};
 use crate::clock::{Clock, SystemClock};
 use crate::principal::{Authenticated, Principal};
-use crate::quota::{PartitionKey, Quota};
+use crate::quota::{PartitionHasher, PartitionKey, Quota};
 use crate::rate_limit::RateLimit;
 use crate::rate_limit::headers::Policy;
 use crate::rejection::Rejection;
@@ -29,6 +29,7 @@ pub(super) struct Config {
     pub(super) store: Arc<dyn ErasedStore>,
     pub(super) clock: Arc<dyn Clock>,
     partition: Partition,
+    hasher: PartitionHasher,
     client_ip: ClientIp,
     name: Arc<str>,
     tiers: Vec<Tier>,
@@ -77,6 +78,7 @@ impl RateLimitLayer {
                 store: Arc::new(store),
                 clock: Arc::new(SystemClock),
                 partition,
+                hasher: PartitionHasher::default(),
                 client_ip: ClientIp::default(),
                 name: "default".into(),
                 tiers: Vec::new(),
@@ -115,6 +117,14 @@ impl RateLimitLayer {
     pub fn with_unlimited(mut self, name: &str, requirement: Requirement) -> Self {
         let requirement = Some(requirement);
         self.config.tiers.push(Tier { name: name.into(), requirement, limit: None });
+        self
+    }
+
+    /// The secret under which callers are hashed before a store sees them: 128 bits that nobody
+    /// else can know or guess. Nodes that share a store need the same one, or each of them gives
+    /// every caller a quota of its own. Default: a random one for each process.
+    pub fn with_partition_secret(mut self, secret: [u8; 16]) -> Self {
+        self.config.hasher = PartitionHasher::new(&secret);
         self
     }
 
@@ -182,7 +192,7 @@ impl Config {
             }
             (Partition::Principal, Some(_), Some(principal)) => {
                 let (issuer, subject) = (principal.issuer(), principal.subject());
-                PartitionKey::new([&*self.name, &*tier.name, "principal", issuer, subject])
+                self.hasher.key([&*self.name, &*tier.name, "principal", issuer, subject])
             }
             (Partition::Principal, Some(_), None) | (Partition::Address, ..) => {
                 self.address_key(tier, extensions)?
@@ -208,8 +218,8 @@ impl Config {
         })?;
         let parts = [self.name.as_bytes(), tier.name.as_bytes()];
         Ok(match host_part(address) {
-            IpAddr::V4(v4) => PartitionKey::new([parts[0], parts[1], b"v4", &v4.octets()]),
-            IpAddr::V6(v6) => PartitionKey::new([parts[0], parts[1], b"v6", &v6.octets()]),
+            IpAddr::V4(v4) => self.hasher.key([parts[0], parts[1], b"v4", &v4.octets()]),
+            IpAddr::V6(v6) => self.hasher.key([parts[0], parts[1], b"v6", &v6.octets()]),
         })
     }
 }

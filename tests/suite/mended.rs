@@ -1,12 +1,14 @@
 //! What was wrong once.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::Request;
 use tower::Layer;
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::{ManualClock, PeerAddr, Quota, RateLimitLayer};
+use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
+use tower_gate::{Decision, ManualClock, PeerAddr, Quota, RateLimitLayer};
 
 use crate::support::{Probe, TestBody, anonymous, send};
 
@@ -37,4 +39,34 @@ async fn a_key_that_moves_to_a_fast_quota_waits_no_longer_than_that_asks() {
         clock.advance(Duration::from_millis(500));
     }
     assert_eq!(send(&fast, from_an_address()).await.status, 200, "RL-45: the wait was the truth");
+}
+
+/// Keeps the keys that it is asked about.
+#[derive(Clone, Debug, Default)]
+struct Keys(Arc<Mutex<Vec<u128>>>);
+
+impl RateLimitStore for Keys {
+    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+        self.0.lock().unwrap().push(request.key.to_u128());
+        Ok(request.quota.decide(0, 0, request.cost).0)
+    }
+}
+
+/// Each process had a random secret of its own, so a shared store counted every caller once a node.
+#[tokio::test]
+async fn nodes_that_share_a_secret_share_the_units_of_their_callers() {
+    let store = Keys::default();
+    let node = || RateLimitLayer::by_address(store.clone(), Quota::per_minute(1));
+    for layer in [
+        node().with_partition_secret(*b"between us nodes"),
+        node().with_partition_secret(*b"between us nodes"),
+        node().with_partition_secret(*b"between you only"),
+        node(),
+    ] {
+        send(&layer.layer(Probe::default()), from_an_address()).await;
+    }
+    let keys = store.0.lock().unwrap();
+    assert_eq!(keys[0], keys[1]);
+    assert_ne!(keys[0], keys[2]);
+    assert_ne!(keys[0], keys[3], "RL-68: the default is not a secret that everybody knows");
 }
