@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -93,12 +94,13 @@ impl RateLimitLayer {
     ///
     /// # Panics
     ///
-    /// When the name is not printable ASCII.
+    /// When the name is not printable ASCII, or a tier has it.
     pub fn with_name(mut self, name: &str) -> Self {
         if let Some(limit) = &self.config.rest.limit {
             self.config.rest = Tier::limited(name, None, limit.quota);
         }
         self.config.name = name.into();
+        self.config.panic_if_a_name_is_taken();
         self
     }
 
@@ -107,16 +109,23 @@ impl RateLimitLayer {
     ///
     /// # Panics
     ///
-    /// When the name, which clients see, is not printable ASCII.
+    /// When the name, which clients see, is not printable ASCII, or is that of another tier or of
+    /// the quota for everybody else: the two would share their units.
     pub fn with_tier(mut self, name: &str, requirement: Requirement, quota: Quota) -> Self {
         self.config.tiers.push(Tier::limited(name, Some(requirement), quota));
+        self.config.panic_if_a_name_is_taken();
         self
     }
 
     /// Does not limit principals that meet the requirement. The first tier that fits counts.
+    ///
+    /// # Panics
+    ///
+    /// When another tier has the name.
     pub fn with_unlimited(mut self, name: &str, requirement: Requirement) -> Self {
         let requirement = Some(requirement);
         self.config.tiers.push(Tier { name: name.into(), requirement, limit: None });
+        self.config.panic_if_a_name_is_taken();
         self
     }
 
@@ -175,6 +184,19 @@ pub(super) struct Bucket<'a> {
 }
 
 impl Config {
+    /// Two quotas of one name would take from one bucket, and clients could not tell them apart.
+    #[expect(clippy::panic, reason = "limits that get in each other's way must not start")]
+    fn panic_if_a_name_is_taken(&self) {
+        let mut names = HashSet::from([&self.rest.name]);
+        if let Some(tier) = self.tiers.iter().find(|tier| !names.insert(&tier.name)) {
+            panic!(
+                "two quotas of one RateLimitLayer are called {:?}: rename the tier, or call \
+                 with_name before it",
+                tier.name,
+            );
+        }
+    }
+
     /// What the request takes from; `None` when it is not limited.
     pub(super) fn bucket(&self, extensions: &Extensions) -> Result<Option<Bucket<'_>>, Rejection> {
         let authenticated = Authenticated::of(extensions);

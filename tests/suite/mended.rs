@@ -4,13 +4,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::response::IntoResponse;
 use http::Request;
 use tower::Layer;
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
-use tower_gate::{Decision, ManualClock, PeerAddr, Quota, RateLimitLayer};
+use tower_gate::{
+    Decision, ManualClock, PeerAddr, Quota, RateLimitLayer, Rejection, RejectionKind, Requirement,
+};
 
-use crate::support::{Probe, TestBody, anonymous, send};
+use crate::support::{Answer, Probe, TestBody, anonymous, send};
 
 /// A GET of `/` without credentials, from one address.
 fn from_an_address() -> Request<TestBody> {
@@ -69,4 +72,30 @@ async fn nodes_that_share_a_secret_share_the_units_of_their_callers() {
     assert_eq!(keys[0], keys[1]);
     assert_ne!(keys[0], keys[2]);
     assert_ne!(keys[0], keys[3], "RL-68: the default is not a secret that everybody knows");
+}
+
+/// A tier named `default` took from the bucket of everybody else.
+#[test]
+#[should_panic(expected = "two quotas of one RateLimitLayer are called \"default\": rename")]
+fn a_tier_with_the_name_of_the_rest_stops_the_program_as_it_starts() {
+    let _ = RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60)).with_tier(
+        "default",
+        Requirement::role("partner"),
+        Quota::per_minute(10),
+    );
+}
+
+/// A handler could only name a kind.
+#[tokio::test]
+async fn a_handler_says_which_scopes_and_how_long() {
+    let lacking = Rejection::insufficient_scope(&Requirement::scopes(["read", "archive"]));
+    let answer = Answer::read(lacking.with_reason("old_report").into_response()).await;
+    assert_eq!(answer.status, 403);
+    assert!(answer.header("www-authenticate").ends_with("scope=\"read archive\""), "BEARER-31");
+    assert_eq!(answer.json()["scope"], "read archive");
+    assert_eq!(answer.extensions.get::<Rejection>().unwrap().reason(), "old_report");
+
+    let busy = Rejection::new(RejectionKind::Unavailable).with_retry_after(Duration::from_secs(5));
+    let answer = Answer::read(busy.into_response()).await;
+    assert_eq!(answer.header("retry-after"), "5", "RL-23");
 }
