@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::rate_limit::headers::Fields;
-use crate::rate_limit::layer::Limit;
+use crate::rate_limit::layer::{Config, Limit};
 use crate::rejection::ResponseBody;
 use crate::store::Taking;
 
@@ -39,6 +39,7 @@ struct Waiting<S, ReqBody> {
     service: S,
     request: Request<ReqBody>,
     limit: Arc<Limit>,
+    config: Arc<Config>,
 }
 
 impl<S, ReqBody> RateLimitFuture<S, ReqBody>
@@ -58,8 +59,9 @@ where
         service: S,
         request: Request<ReqBody>,
         limit: Arc<Limit>,
+        config: Arc<Config>,
     ) -> Self {
-        let waiting = Some(Waiting { service, request, limit });
+        let waiting = Some(Waiting { service, request, limit, config });
         Self { state: State::Taking { answer, waiting }, fields: None }
     }
 }
@@ -91,9 +93,9 @@ where
                 }
                 StateProj::Taking { answer, waiting } => {
                     let answer = ready!(answer.as_mut().poll(cx));
-                    let Waiting { mut service, request, limit } =
+                    let Waiting { mut service, request, limit, config } =
                         waiting.take().expect("polled after completion");
-                    let next = match limit.settle(answer, &request) {
+                    let next = match config.settle(&limit, answer, &request) {
                         Ok(fields) => {
                             *this.fields = Some(fields);
                             State::Service { future: service.call(request) }

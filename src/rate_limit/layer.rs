@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::Extensions;
+use bytes::Bytes;
+use http::{Extensions, Request, Response};
 use tower_layer::Layer;
 
 use crate::client_ip::{ClientIp, host_part};
@@ -13,7 +14,7 @@ use crate::principal::{Authenticated, Principal};
 use crate::quota::{PartitionHasher, PartitionKey, Quota};
 use crate::rate_limit::RateLimit;
 use crate::rate_limit::headers::Policy;
-use crate::rejection::Rejection;
+use crate::rejection::{RefusalStyle, Rejection, RequestHead, Responder};
 use crate::requirement::Requirement;
 use crate::store::{ErasedStore, RateLimitStore};
 
@@ -29,6 +30,8 @@ pub struct RateLimitLayer {
 pub(super) struct Config {
     pub(super) store: Arc<dyn ErasedStore>,
     pub(super) clock: Arc<dyn Clock>,
+    /// `None` refuses in the style that the request carries.
+    style: Option<Arc<RefusalStyle>>,
     partition: Partition,
     hasher: PartitionHasher,
     client_ip: ClientIp,
@@ -78,6 +81,7 @@ impl RateLimitLayer {
             config: Config {
                 store: Arc::new(store),
                 clock: Arc::new(SystemClock),
+                style: None,
                 partition,
                 hasher: PartitionHasher::default(),
                 client_ip: ClientIp::default(),
@@ -105,7 +109,9 @@ impl RateLimitLayer {
     }
 
     /// Gives principals that meet the requirement a quota of their own. The first tier that fits
-    /// counts. An anonymous caller is in none.
+    /// counts. An anonymous caller is in none. Tiers need an
+    /// [`AuthenticateLayer`](crate::AuthenticateLayer) outside, without which every request is
+    /// refused with 500, also [by address](Self::by_address).
     ///
     /// # Panics
     ///
@@ -140,6 +146,15 @@ impl RateLimitLayer {
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
     pub fn with_client_ip(mut self, client_ip: ClientIp) -> Self {
         self.config.client_ip = client_ip;
+        self
+    }
+
+    /// Who writes the bodies of this layer's refusals. Default: the responder of the
+    /// [`AuthenticateLayer`](crate::AuthenticateLayer) outside of it; problem documents where there
+    /// is none.
+    pub fn with_responder(mut self, responder: impl Responder) -> Self {
+        let responder: Option<Arc<dyn Responder>> = Some(Arc::new(responder));
+        self.config.style = Some(Arc::new(RefusalStyle { responder, ..RefusalStyle::default() }));
         self
     }
 
@@ -200,27 +215,45 @@ impl Config {
     /// What the request takes from; `None` when it is not limited.
     pub(super) fn bucket(&self, extensions: &Extensions) -> Result<Option<Bucket<'_>>, Rejection> {
         let authenticated = Authenticated::of(extensions);
+        if authenticated.is_none() {
+            self.check_nobody_need_be_known()?;
+        }
         let principal = authenticated.and_then(|authenticated| authenticated.principal.as_ref());
         let tier = self.tier(principal);
         let Some(limit) = &tier.limit else {
             return Ok(None);
         };
-        let key = match (self.partition, authenticated, principal) {
-            (Partition::Principal, None, _) => {
-                return Err(Rejection::layer_missing(
-                    "RateLimitLayer needs an AuthenticateLayer outside of it; \
-                     or use RateLimitLayer::by_address",
-                ));
-            }
-            (Partition::Principal, Some(_), Some(principal)) => {
+        let key = match (self.partition, principal) {
+            (Partition::Principal, Some(principal)) => {
                 let (issuer, subject) = (principal.issuer(), principal.subject());
                 self.hasher.key([&*self.name, &*tier.name, "principal", issuer, subject])
             }
-            (Partition::Principal, Some(_), None) | (Partition::Address, ..) => {
+            (Partition::Principal, None) | (Partition::Address, _) => {
                 self.address_key(tier, extensions)?
             }
         };
         Ok(Some(Bucket { limit, key }))
+    }
+
+    fn check_nobody_need_be_known(&self) -> Result<(), Rejection> {
+        Err(Rejection::layer_missing(match self.partition {
+            Partition::Address if self.tiers.is_empty() => return Ok(()),
+            Partition::Address => {
+                "RateLimitLayer with tiers needs an AuthenticateLayer outside of it"
+            }
+            Partition::Principal => {
+                "RateLimitLayer needs an AuthenticateLayer outside of it; \
+                 or use RateLimitLayer::by_address"
+            }
+        }))
+    }
+
+    pub(super) fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
+        let head = RequestHead::of(request);
+        match &self.style {
+            Some(style) => style.respond(rejection, head),
+            None => RefusalStyle::refuse(rejection, head),
+        }
     }
 
     fn tier(&self, principal: Option<&Principal>) -> &Tier {

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::response::IntoResponse;
-use http::Request;
-use tower::Layer;
+use bytes::Bytes;
+use http::{Request, Response};
+use tower::{Layer, ServiceBuilder};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
 use tower_gate::{
-    Decision, ManualClock, PeerAddr, Quota, RateLimitLayer, Rejection, RejectionKind, Requirement,
+    AuthenticateLayer, Decision, FixedVerifier, ManualClock, PeerAddr, Quota, RateLimitLayer,
+    Rejection, RejectionKind, RequestHead, Requirement,
 };
 
 use crate::support::{Answer, Probe, TestBody, anonymous, send};
@@ -98,4 +100,34 @@ async fn a_handler_says_which_scopes_and_how_long() {
     let busy = Rejection::new(RejectionKind::Unavailable).with_retry_after(Duration::from_secs(5));
     let answer = Answer::read(busy.into_response()).await;
     assert_eq!(answer.header("retry-after"), "5", "RL-23");
+}
+
+/// A limit outside of AuthenticateLayer answered in a style of its own.
+#[tokio::test]
+async fn a_limit_outside_of_the_authentication_refuses_in_the_words_of_the_application() {
+    let in_few_words =
+        |rejection: &Rejection, _: &RequestHead<'_>| Response::new(Bytes::from(rejection.error()));
+    let service = ServiceBuilder::new()
+        .layer(
+            RateLimitLayer::by_address(MemoryStore::new(), Quota::per_minute(1))
+                .with_responder(in_few_words),
+        )
+        .layer(AuthenticateLayer::new(FixedVerifier::new()).with_responder(in_few_words))
+        .service(Probe::default());
+    for (status, body) in [(401, "missing_token"), (429, "rate_limited")] {
+        let answer = send(&service, from_an_address()).await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.body, body);
+    }
+}
+
+/// Nobody was in the tiers of a layer that cannot know who calls, and nothing said so.
+#[tokio::test]
+async fn tiers_without_a_layer_that_authenticates_are_refused() {
+    let service = RateLimitLayer::by_address(MemoryStore::new(), Quota::per_minute(1))
+        .with_unlimited("admin", Requirement::role("admin"))
+        .layer(Probe::default());
+    let answer = send(&service, from_an_address()).await;
+    assert_eq!((answer.status.as_u16(), answer.error().as_str()), (500, "misconfigured"));
+    assert!(answer.json()["message"].as_str().unwrap().contains("AuthenticateLayer outside of it"));
 }
