@@ -158,7 +158,6 @@ impl Quota {
     /// assert_eq!(retry_after, Some(Duration::from_millis(600)));
     /// assert_eq!(tat, 1_000_000_000);
     /// ```
-    #[must_use]
     pub fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
         let tolerance = self.tolerance();
         // A clock that went back must not lock a key for longer than a full bucket takes, also when

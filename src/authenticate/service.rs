@@ -12,7 +12,7 @@ use crate::authenticate::AuthenticateFuture;
 use crate::authenticate::layer::Config;
 use crate::event::AuditSlot;
 use crate::principal::{Authenticated, Principal};
-use crate::rejection::{Rejection, RejectionKind, RequestHead, ResponseBody};
+use crate::rejection::{Rejection, RejectionKind, ResponseBody};
 use crate::token::BearerToken;
 use crate::trace;
 use crate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
@@ -113,7 +113,7 @@ impl Config {
         &self,
         error: VerifyError,
         request: &Request<B>,
-    ) -> Response<Bytes> {
+    ) -> Box<Response<Bytes>> {
         if error.kind() == VerifyErrorKind::Unavailable {
             trace::unavailable(&error);
         } else {
@@ -127,8 +127,8 @@ impl Config {
         self.refuse(error.into(), request)
     }
 
-    fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
-        self.style.respond(rejection, RequestHead::of(request))
+    fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Box<Response<Bytes>> {
+        self.style.respond(rejection, request)
     }
 }
 

@@ -14,7 +14,7 @@ use crate::principal::{Authenticated, Principal};
 use crate::quota::{PartitionHasher, PartitionKey, Quota};
 use crate::rate_limit::RateLimit;
 use crate::rate_limit::headers::Policy;
-use crate::rejection::{RefusalStyle, Rejection, RequestHead, Responder};
+use crate::rejection::{RefusalStyle, Rejection, Responder};
 use crate::requirement::Requirement;
 use crate::store::{ErasedStore, RateLimitStore};
 
@@ -248,11 +248,14 @@ impl Config {
         }))
     }
 
-    pub(super) fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
-        let head = RequestHead::of(request);
+    pub(super) fn refuse<B>(
+        &self,
+        rejection: Rejection,
+        request: &Request<B>,
+    ) -> Box<Response<Bytes>> {
         match &self.style {
-            Some(style) => style.respond(rejection, head),
-            None => RefusalStyle::refuse(rejection, head),
+            Some(style) => style.respond(rejection, request),
+            None => RefusalStyle::refuse(rejection, request),
         }
     }
 

@@ -57,7 +57,7 @@ where
         if let Some(answer) = config.store.try_take(&question) {
             return match config.settle(bucket.limit, answer, &request) {
                 Ok(fields) => RateLimitFuture::service(self.inner.call(request), Some(fields)),
-                Err(response) => RateLimitFuture::refused(*response),
+                Err(response) => RateLimitFuture::refused(response),
             };
         }
         let answer = config.store.clone().take(question);
@@ -78,7 +78,7 @@ impl Config {
     ) -> Result<Fields, Box<Response<Bytes>>> {
         let decision = answer.map_err(|error| {
             trace::unavailable(&error);
-            Box::new(self.refuse(error.into(), request))
+            self.refuse(error.into(), request)
         })?;
         let usage = decision.usage();
         if let Some(slot) = AuditSlot::of(request.extensions()) {
@@ -89,7 +89,7 @@ impl Config {
             Decision::Allowed(_) => Ok(fields),
             Decision::Limited { retry_after, .. } => {
                 let rejection = Rejection::limited(limit.name.clone(), retry_after);
-                let mut response = Box::new(self.refuse(rejection, request));
+                let mut response = self.refuse(rejection, request);
                 fields.append_to(response.headers_mut());
                 Err(response)
             }

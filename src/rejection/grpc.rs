@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 
-use crate::rejection::{Rejection, RejectionKind, RequestHead, headers, status};
+use crate::rejection::{Rejection, RejectionKind, RequestHead, status};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -59,14 +59,14 @@ pub(super) fn respond(rejection: &Rejection, request: &RequestHead<'_>) -> Optio
 
 /// The `google.rpc.Status` that says how long to wait, where waiting helps.
 pub(super) fn details(rejection: &Rejection) -> Option<Vec<u8>> {
-    let seconds = headers::whole_seconds(rejection.retry_after()?);
+    let seconds = rejection.retry_after_seconds()?;
     Some(retry_details(status::of(rejection.kind()).grpc, rejection.message(), seconds, 0))
 }
 
 /// The milliseconds before a client may retry; a negative number where no retry will pass
 /// (GRPC-23).
 pub(super) fn pushback(rejection: &Rejection) -> Option<HeaderValue> {
-    match (rejection.kind(), rejection.retry_after().map(headers::whole_seconds)) {
+    match (rejection.kind(), rejection.retry_after_seconds()) {
         (_, Some(seconds)) => Some(HeaderValue::from(seconds.saturating_mul(1000))),
         (RejectionKind::RateLimited | RejectionKind::Unavailable, None) => {
             Some(HeaderValue::from_static("-1"))
@@ -178,7 +178,7 @@ mod tests {
             let request =
                 Request::builder().method(&method).header(CONTENT_TYPE, "application/grpc");
             let request = request.body(()).unwrap();
-            let answer = respond(&missing, &RequestHead::of(&request));
+            let answer = respond(&missing, &RequestHead::from(&request));
             assert_eq!(answer.is_some(), is_call, "GRPC-1: {method}");
         }
     }

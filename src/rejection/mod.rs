@@ -36,6 +36,7 @@
 //! [`with_uniform_errors`](crate::AuthenticateLayer::with_uniform_errors) not even then. The reason
 //! that an audit event has is never shown to the client.
 
+mod answer;
 mod body;
 mod challenge;
 #[cfg(feature = "tonic")]
@@ -57,6 +58,8 @@ pub use self::body::ResponseBody;
 pub use self::challenge::{Challenge, InvalidChallenge};
 pub use self::responder::{RequestHead, Responder};
 
+pub(crate) use self::answer::AnswerFuture;
+pub(crate) use self::headers::whole_seconds;
 pub(crate) use self::responder::RefusalStyle;
 
 /// Why a request was refused, and everything the client is told about it.
@@ -212,6 +215,11 @@ impl Rejection {
     /// What an unauthenticated caller of a protected route will need.
     pub(crate) fn missing_token_for(scopes: Vec<Scope>) -> Self {
         Self { lack: Some(Unmet::Scopes(scopes)), ..Self::new(RejectionKind::MissingToken) }
+    }
+
+    /// The wait as clients see it (RL-21): whole seconds, at least one.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        self.retry_after.map(|wait| whole_seconds(wait).max(1))
     }
 
     /// The same refusal without a hint that the token was ever good.
