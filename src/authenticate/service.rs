@@ -89,9 +89,9 @@ impl Config {
     /// Marks the request as authenticated, and tells those who want to know.
     pub(super) fn let_in<B>(&self, request: &mut Request<B>, principal: Option<Principal>) {
         if let Some(principal) = &principal {
-            trace::record_on_current(principal);
-            if let Some(slot) = AuditSlot::of(request.extensions()) {
-                slot.authenticated(principal);
+            match AuditSlot::of(request.extensions()) {
+                Some(slot) => slot.authenticated(principal),
+                None => trace::record_on_current(principal),
             }
         }
         let headers = request.headers_mut();

@@ -23,7 +23,7 @@ pub(super) fn set(headers: &mut HeaderMap, rejection: &Rejection, challenge: &Ch
 
 /// Seconds rounded up, so that who waits that long waits long enough (RL-6, RL-21).
 pub(crate) fn whole_seconds(wait: Duration) -> u64 {
-    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0))
 }
 
 #[cfg(test)]
@@ -35,5 +35,6 @@ mod tests {
         for (millis, seconds) in [(0, 0), (50, 1), (1000, 1), (1001, 2), (59_999, 60)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "RL-21");
         }
+        assert_eq!(whole_seconds(Duration::MAX), u64::MAX, "no wait is too long to be said");
     }
 }

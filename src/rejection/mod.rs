@@ -217,9 +217,11 @@ impl Rejection {
         Self { lack: Some(Unmet::Scopes(scopes)), ..Self::new(RejectionKind::MissingToken) }
     }
 
-    /// The wait as clients see it (RL-21): whole seconds, at least one.
+    /// The wait as clients see it: whole seconds, at least one (RL-21) and at most what a protocol
+    /// buffers `Duration` holds.
     fn retry_after_seconds(&self) -> Option<u64> {
-        self.retry_after.map(|wait| whole_seconds(wait).max(1))
+        const TEN_THOUSAND_YEARS: u64 = 315_576_000_000;
+        self.retry_after.map(|wait| whole_seconds(wait).clamp(1, TEN_THOUSAND_YEARS))
     }
 
     /// The same refusal without a hint that the token was ever good.
