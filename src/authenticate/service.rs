@@ -88,10 +88,14 @@ impl Config {
 
     /// Marks the request as authenticated, and tells those who want to know.
     pub(super) fn let_in<B>(&self, request: &mut Request<B>, principal: Option<Principal>) {
+        let slot = AuditSlot::of(request.extensions());
         if let Some(principal) = &principal {
-            match AuditSlot::of(request.extensions()) {
-                Some(slot) => slot.authenticated(principal),
-                None => trace::record_on_current(principal),
+            if let Some(slot) = slot {
+                slot.authenticated(principal);
+            }
+            // The application may have opened a span of its own in the meantime.
+            if slot.is_none_or(|slot| !slot.span().is_current()) {
+                trace::record_on_current(principal);
             }
         }
         let headers = request.headers_mut();

@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
-use http::{Request, Response};
-use tower::{Layer, ServiceBuilder};
+use http::{Method, Request, Response};
+use tower::{Layer, Service, ServiceBuilder};
+use tower_gate::sink::TracingSink;
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
 use tower_gate::{
-    AuthenticateLayer, Decision, FixedVerifier, ManualClock, PeerAddr, Quota, RateLimitLayer,
-    Rejection, RejectionKind, RequestHead, Requirement,
+    AuditLayer, AuthenticateLayer, Decision, FixedVerifier, ManualClock, PeerAddr, Principal,
+    Quota, RateLimitLayer, Rejection, RejectionKind, RequestHead, Requirement,
 };
+use tracing::{Subscriber, span};
+use tracing_subscriber::layer::{self, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
 
-use crate::support::{Answer, Probe, TestBody, anonymous, send};
+use crate::support::{Answer, Probe, TestBody, Trail, anonymous, send, with_token};
 
 /// A GET of `/` without credentials, from one address.
 fn from_an_address() -> Request<TestBody> {
@@ -130,4 +134,89 @@ async fn tiers_without_a_layer_that_authenticates_are_refused() {
     let answer = send(&service, from_an_address()).await;
     assert_eq!((answer.status.as_u16(), answer.error().as_str()), (500, "misconfigured"));
     assert!(answer.json()["message"].as_str().unwrap().contains("AuthenticateLayer outside of it"));
+}
+
+fn viewer() -> Principal {
+    Principal::builder("https://issuer.example", "viewer").build()
+}
+
+fn knows_the_viewer() -> FixedVerifier {
+    FixedVerifier::new().with("the-token-of-the-viewer", viewer()).unwrap()
+}
+
+/// Counts how often a span is told who calls, and keeps the span of each audit event.
+#[derive(Clone, Default)]
+struct Watcher(Arc<Mutex<Watched>>);
+
+#[derive(Default)]
+struct Watched {
+    records: Vec<&'static str>,
+    contexts: Vec<Option<&'static str>>,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> layer::Layer<S> for Watcher {
+    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: layer::Context<'_, S>) {
+        let name = context.metadata(id).unwrap().name();
+        self.0.lock().unwrap().records.extend((values.len() > 0).then_some(name));
+    }
+
+    fn on_event(&self, event: &tracing::Event<'_>, context: layer::Context<'_, S>) {
+        if event.metadata().target() == "tower_gate::audit" {
+            let span = context.lookup_current().map(|span| span.name());
+            self.0.lock().unwrap().contexts.push(span);
+        }
+    }
+}
+
+/// Each field was put onto the span twice, and the event of a TracingSink stood outside of it.
+#[tokio::test]
+async fn the_span_is_told_once_and_holds_the_event() {
+    let watcher = Watcher::default();
+    let _default = tracing::subscriber::set_default(Registry::default().with(watcher.clone()));
+    let service = ServiceBuilder::new()
+        .layer(AuditLayer::new(TracingSink))
+        .layer(AuthenticateLayer::new(knows_the_viewer()))
+        .service(Probe::default());
+    assert_eq!(send(&service, with_token("the-token-of-the-viewer")).await.status, 200);
+    drop(service.clone().call(anonymous()));
+    let watched = watcher.0.lock().unwrap();
+    assert_eq!(watched.records, ["request"; 2], "subject and scopes, once each");
+    assert_eq!(watched.contexts, [Some("request"); 2], "AUDIT-14: dropped ones too");
+}
+
+/// The inner of two took the findings from the outer one, and one inside of AuthenticateLayer came
+/// too late to be told.
+#[tokio::test]
+async fn every_audit_layer_learns_who_calls_wherever_it_stands() {
+    let [outer, between, inner] = [(); 3].map(|()| Trail::default());
+    let service = ServiceBuilder::new()
+        .layer(AuditLayer::new(outer.clone()))
+        .layer(AuditLayer::new(between.clone()))
+        .layer(AuthenticateLayer::new(knows_the_viewer()))
+        .layer(AuditLayer::new(inner.clone()))
+        .layer(RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(1)))
+        .service(Probe::default());
+    let alone = Trail::default();
+    let late = AuthenticateLayer::new(knows_the_viewer())
+        .layer(AuditLayer::new(alone.clone()).layer(Probe::default()));
+    send(&late, with_token("the-token-of-the-viewer")).await;
+    send(&service, with_token("the-token-of-the-viewer")).await;
+    for (name, trail) in
+        [("outer", &outer), ("between", &between), ("inner", &inner), ("alone", &alone)]
+    {
+        let event = trail.event();
+        let subject = event.principal.as_ref().map(Principal::subject);
+        assert_eq!(subject, Some("viewer"), "AUDIT-12: {name}");
+    }
+    assert_eq!(outer.event().remaining, Some(0), "AUDIT-13");
+}
+
+/// A method of any length stood in the event as it came.
+#[tokio::test]
+async fn a_long_method_is_cut() {
+    let trail = Trail::default();
+    let mut request = anonymous();
+    *request.method_mut() = Method::from_bytes("M".repeat(5000).as_bytes()).unwrap();
+    send(&AuditLayer::new(trail.clone()).layer(Probe::default()), request).await;
+    assert_eq!(trail.event().method, *format!("{}...", "M".repeat(32)), "AUDIT-31");
 }
