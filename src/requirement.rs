@@ -110,7 +110,7 @@ impl Requirement {
     }
 
     /// At least one of these; of an empty list, no principal will do. When none is met, the
-    /// refusal asks for the first.
+    /// refusal asks for the first that takes a scope or a login; for that of a role, nobody can ask.
     #[must_use]
     pub fn any(requirements: impl IntoIterator<Item = Self>) -> Self {
         Self(Condition::Any(requirements.into_iter().collect()))
@@ -159,31 +159,47 @@ impl Requirement {
         if self.is_met_by(principal, now) {
             return None;
         }
-        let mut lack = Lack::default();
-        self.collect(principal, now, &mut lack);
+        let lack = self.lack(principal, now);
         Some(if lack.policy {
             Unmet::Policy
         } else if lack.scope {
-            Unmet::Scopes(self.named_scopes())
+            let mut scopes = Vec::new();
+            self.name_scopes(principal, now, &mut scopes);
+            Unmet::Scopes(scopes)
         } else {
             Unmet::StepUp { acr_values: lack.acr_values, max_age: lack.max_age }
         })
     }
 
-    /// The scopes that a client should ask its issuer for: of alternatives, the first.
+    /// The scopes that a client which has none should ask its issuer for.
     pub(crate) fn named_scopes(&self) -> Vec<Scope> {
+        let nobody = Principal::builder("", "").build();
         let mut scopes = Vec::new();
-        self.name_scopes(&mut scopes);
+        self.name_scopes(&nobody, SystemTime::UNIX_EPOCH, &mut scopes);
         scopes
     }
 
-    fn name_scopes(&self, scopes: &mut Vec<Scope>) {
+    fn name_scopes(&self, principal: &Principal, now: SystemTime, scopes: &mut Vec<Scope>) {
         match &self.0 {
-            Condition::All(all) => all.iter().for_each(|one| one.name_scopes(scopes)),
-            Condition::Any(any) => any.iter().take(1).for_each(|one| one.name_scopes(scopes)),
+            Condition::All(all) => {
+                all.iter().for_each(|one| one.name_scopes(principal, now, scopes));
+            }
+            Condition::Any(any) => {
+                if let Some(one) = nearest(any, principal, now) {
+                    one.name_scopes(principal, now, scopes);
+                }
+            }
             Condition::Scope(scope) if !scopes.contains(scope) => scopes.push(scope.clone()),
             _ => {}
         }
+    }
+
+    fn lack(&self, principal: &Principal, now: SystemTime) -> Lack {
+        let mut lack = Lack::default();
+        if !self.is_met_by(principal, now) {
+            self.collect(principal, now, &mut lack);
+        }
+        lack
     }
 
     /// Adds what is lacking to a requirement that is not met.
@@ -194,8 +210,8 @@ impl Requirement {
             Condition::All(all) => {
                 all.iter().filter(is_unmet).for_each(|one| one.collect(principal, now, lack));
             }
-            Condition::Any(any) => match any.first() {
-                Some(first) => first.collect(principal, now, lack),
+            Condition::Any(any) => match nearest(any, principal, now) {
+                Some(one) => one.collect(principal, now, lack),
                 None => lack.policy = true,
             },
             Condition::MaxAge(age) => {
@@ -205,6 +221,19 @@ impl Requirement {
             Condition::Scope(_) => lack.scope = true,
         }
     }
+}
+
+/// The alternative to ask for: one that is met, whose scopes the next token needs as well; failing
+/// that, the first that a client can do something about.
+fn nearest<'a>(
+    any: &'a [Requirement],
+    principal: &Principal,
+    now: SystemTime,
+) -> Option<&'a Requirement> {
+    any.iter()
+        .find(|one| one.is_met_by(principal, now))
+        .or_else(|| any.iter().find(|one| !one.lack(principal, now).policy))
+        .or(any.first())
 }
 
 /// A requirement for one scope, for scopes that are known only as the program runs.
@@ -274,6 +303,23 @@ mod tests {
         assert_eq!(unmet(&both), Some(scopes(&["read", "delete"])), "BEARER-31");
         let either = Requirement::any([Requirement::scope("delete"), Requirement::scope("purge")]);
         assert_eq!(unmet(&either), Some(scopes(&["delete"])));
+    }
+
+    #[test]
+    fn of_alternatives_a_client_is_asked_for_one_that_it_can_get() {
+        let (delete, purge) = (|| Requirement::scope("delete"), || Requirement::scope("purge"));
+        let admin = || Requirement::role("admin");
+        let has_one = delete().and(Requirement::any([purge(), Requirement::scope("write")]));
+        assert_eq!(unmet(&has_one), Some(scopes(&["delete", "write"])), "BEARER-31");
+        let role_or_scope = Requirement::any([admin(), delete()]);
+        assert_eq!(unmet(&role_or_scope), Some(scopes(&["delete"])));
+        let deep = Requirement::any([admin().and(purge()), Requirement::all([delete()])]);
+        assert_eq!(unmet(&deep), Some(scopes(&["delete"])));
+        assert_eq!(
+            unmet(&Requirement::any([admin(), Requirement::role("owner")])),
+            Some(Unmet::Policy)
+        );
+        assert_eq!(role_or_scope.named_scopes(), [Scope::parse("delete").unwrap()]);
     }
 
     #[test]
