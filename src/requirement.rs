@@ -54,6 +54,9 @@ pub(crate) enum Unmet {
     StepUp { acr_values: Vec<Box<str>>, max_age: Option<Duration> },
 }
 
+/// The most that two clocks may differ, as for the other times of a token.
+const MAX_SKEW: Duration = Duration::from_secs(300);
+
 impl Requirement {
     /// The token grants this scope.
     ///
@@ -97,7 +100,7 @@ impl Requirement {
     }
 
     /// The user logged in at most this long ago, in whole seconds. A token that does not say when
-    /// does not meet it.
+    /// does not meet it, nor one that says a time more than 300 seconds ahead.
     #[must_use]
     pub fn max_age(age: Duration) -> Self {
         Self(Condition::MaxAge(age))
@@ -144,10 +147,14 @@ impl Requirement {
             }
             Condition::All(all) => all.iter().all(|one| one.is_met_by(principal, now)),
             Condition::Any(any) => any.iter().any(|one| one.is_met_by(principal, now)),
-            Condition::MaxAge(age) => principal.auth_time().is_some_and(|at| {
-                // A login in the future is the skew of a clock, and as fresh as one can be.
-                now.duration_since(at).unwrap_or_default() <= *age
-            }),
+            Condition::MaxAge(most) => {
+                principal.auth_time().is_some_and(|at| match now.duration_since(at) {
+                    Ok(age) => age <= *most,
+                    // A login in the near future is the skew of a clock. One in the far future is a
+                    // mistake, such as milliseconds for seconds, and proves nothing.
+                    Err(error) => error.duration() <= MAX_SKEW,
+                })
+            }
             Condition::Not(one) => !one.is_met_by(principal, now),
             Condition::Role(role) => principal.has_role(role),
             Condition::Scope(scope) => principal.scopes().contains(scope),
@@ -341,6 +348,22 @@ mod tests {
         assert_eq!(unmet(&within(399)), Some(step_up), "BEARER-50");
         let unknown = Principal::builder("iss", "sub").build();
         assert!(!within(u64::MAX).is_met_by(&unknown, now()), "BEARER-51");
+    }
+
+    #[test]
+    fn a_login_in_the_far_future_is_not_recent() {
+        let month_ago = 1_700_000_000 - 30 * 86_400;
+        for (auth_time, is_met) in [
+            (1_700_000_000 + 300, true),
+            (1_700_000_000 + 301, false),
+            // A month ago, in milliseconds.
+            (month_ago * 1000, false),
+        ] {
+            let auth_time = UNIX_EPOCH + Duration::from_secs(auth_time);
+            let principal = Principal::builder("iss", "sub").auth_time(auth_time).build();
+            let recent = Requirement::max_age(Duration::from_secs(300));
+            assert_eq!(recent.is_met_by(&principal, now()), is_met, "BEARER-50: {auth_time:?}");
+        }
     }
 
     #[test]
