@@ -99,9 +99,7 @@ impl Config {
             }
         }
         let headers = request.headers_mut();
-        for name in &self.scrubbed_headers {
-            headers.remove(name);
-        }
+        self.scrub.remove_from(headers);
         if self.strip_token {
             headers.remove(AUTHORIZATION);
         } else if let Some(value) = headers.get_mut(AUTHORIZATION) {
