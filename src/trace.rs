@@ -84,6 +84,11 @@ pub(crate) fn audit_lost(error: &(impl Display + ?Sized)) {
     warn!(%error, "audit events are being lost");
 }
 
+/// Audit events go where they should again, after so many did not.
+pub(crate) fn audit_recovered(lost: u64) {
+    warn!(lost, "audit events were lost; no more are");
+}
+
 /// A key of a set that cannot be used, and why.
 pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
     warn!(index, %error, "a key of the set is not used");

@@ -38,4 +38,6 @@ pub(crate) fn claims_misfit(_: usize) {}
 
 pub(crate) fn audit_lost(_: &(impl Display + ?Sized)) {}
 
+pub(crate) fn audit_recovered(_: u64) {}
+
 pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}

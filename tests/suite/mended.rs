@@ -1,19 +1,20 @@
 //! What was wrong once.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use tower::{Layer, Service, ServiceBuilder};
-use tower_gate::sink::TracingSink;
+use tower_gate::sink::{NullSink, QueueSink, TracingSink};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
 use tower_gate::{
-    AuditLayer, AuthenticateLayer, Decision, FixedVerifier, ManualClock, PeerAddr, Principal,
-    Quota, RateLimitLayer, Rejection, RejectionKind, RequestHead, Requirement,
+    AuditEvent, AuditLayer, AuditSink, AuthenticateLayer, Decision, FixedVerifier, ManualClock,
+    PeerAddr, Principal, Quota, RateLimitLayer, Rejection, RejectionKind, RequestHead, Requirement,
 };
 use tracing::{Subscriber, span};
 use tracing_subscriber::layer::{self, SubscriberExt};
@@ -219,4 +220,46 @@ async fn a_long_method_is_cut() {
     *request.method_mut() = Method::from_bytes("M".repeat(5000).as_bytes()).unwrap();
     send(&AuditLayer::new(trail.clone()).layer(Probe::default()), request).await;
     assert_eq!(trail.event().method, *format!("{}...", "M".repeat(32)), "AUDIT-31");
+}
+
+/// Dropping a queue waited for as long as its sink was stuck, and nothing else could be asked.
+#[tokio::test]
+async fn a_flush_says_within_its_time_whether_the_trail_is_complete() {
+    let (trail, (release, held)) = (Trail::default(), mpsc::channel::<()>());
+    let (kept, held) = (trail.clone(), Mutex::new(held));
+    let stuck = move |event: AuditEvent| {
+        let _ = held.lock().unwrap().recv();
+        kept.accept(event);
+    };
+    let queue = Arc::new(QueueSink::new(stuck, 8).unwrap());
+    let service = AuditLayer::new(queue.clone()).layer(Probe::default());
+    assert!(queue.flush(Duration::ZERO), "nothing is queued");
+    for _ in 0..3 {
+        send(&service, anonymous()).await;
+    }
+    assert!(!queue.flush(Duration::from_millis(1)), "AUDIT-42: the sink is stuck");
+    drop(release);
+    assert!(queue.flush(Duration::from_secs(60)), "AUDIT-42");
+    assert_eq!((trail.events().len(), queue.lost()), (3, 0));
+}
+
+/// A sink that panicked ended the queue, which then said that it was full, and one without room was
+/// made.
+#[tokio::test]
+async fn a_queue_outlives_the_panics_of_its_sink_and_counts_them() {
+    let trail = Trail::default();
+    let (kept, panicked) = (trail.clone(), AtomicBool::new(false));
+    let sink = move |event: AuditEvent| {
+        assert!(panicked.swap(true, Ordering::SeqCst), "the first event is too much");
+        kept.accept(event);
+    };
+    let queue = Arc::new(QueueSink::new(sink, 8).unwrap());
+    let service = AuditLayer::new(queue.clone()).layer(Probe::default());
+    for _ in 0..2 {
+        assert_eq!(send(&service, anonymous()).await.status, 200, "AUDIT-40");
+    }
+    assert!(queue.flush(Duration::from_secs(60)), "AUDIT-42");
+    assert_eq!((trail.events().len(), queue.lost()), (1, 1), "AUDIT-40");
+    let error = QueueSink::new(NullSink, 0).unwrap_err();
+    assert_eq!(error.to_string(), "an audit queue must hold at least one event");
 }
