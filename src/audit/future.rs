@@ -1,5 +1,6 @@
 use std::fmt;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use pin_project_lite::pin_project;
 use crate::audit::layer::Config;
 use crate::event::{AuditEvent, AuditSlot, Outcome, bounded_method, bounded_path, bounded_text};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::trace::RequestSpan;
+use crate::trace::{self, RequestSpan};
 
 pin_project! {
     /// Response future for [`Audit`](crate::audit::Audit).
@@ -138,8 +139,12 @@ impl Pending {
             remaining: findings.remaining,
             latency: self.config.clock.monotonic().saturating_sub(self.started),
         };
-        // Inside, so that a sink that logs does so in the context of the request.
-        self.span().in_scope(|| self.config.sink.accept(event));
+        // Inside, so that a sink that logs does so in the context of the request. A panic of the
+        // sink must not take the answer along, nor the process where a handler's panic unwinds.
+        let accept = || self.span().in_scope(|| self.config.sink.accept(event));
+        if catch_unwind(AssertUnwindSafe(accept)).is_err() {
+            trace::audit_lost("the sink panicked");
+        }
     }
 }
 

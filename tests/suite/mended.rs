@@ -1,5 +1,6 @@
 //! What was wrong once.
 
+use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -8,7 +9,7 @@ use std::time::Duration;
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use tower::{Layer, Service, ServiceBuilder};
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::sink::{NullSink, QueueSink, TracingSink};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
@@ -262,4 +263,19 @@ async fn a_queue_outlives_the_panics_of_its_sink_and_counts_them() {
     assert_eq!((trail.events().len(), queue.lost()), (1, 1), "AUDIT-40");
     let error = QueueSink::new(NullSink, 0).unwrap_err();
     assert_eq!(error.to_string(), "an audit queue must hold at least one event");
+}
+
+/// A sink that panicked took the answer along, and the process when a handler's panic was unwinding.
+#[tokio::test]
+async fn a_panic_of_the_sink_stays_in_the_sink() {
+    let broken = AuditLayer::new(|_: AuditEvent| panic!("no disk"));
+    assert_eq!(send(&broken.layer(Probe::default()), anonymous()).await.status, 200, "AUDIT-40");
+    let service = broken.layer(service_fn(async |_: Request<TestBody>| -> Result<_, Infallible> {
+        if true {
+            panic!("a handler");
+        }
+        Ok(Response::new(TestBody::default()))
+    }));
+    let panicked = tokio::spawn(service.oneshot(anonymous())).await.unwrap_err();
+    assert_eq!(*panicked.into_panic().downcast::<&str>().unwrap(), "a handler", "AUDIT-43");
 }
