@@ -78,7 +78,8 @@ impl Quota {
     ///
     /// # Panics
     ///
-    /// When `units` is zero; in a `const`, the program does not compile.
+    /// When `units` is zero or more than a thousand million; in a `const`, the program does not
+    /// compile.
     #[must_use]
     pub const fn per_second(units: u32) -> Self {
         Self::or_panic(Self::new(units, Duration::from_secs(1), units))
@@ -199,7 +200,12 @@ impl Quota {
             Err(InvalidQuota::Zero) => {
                 panic!("units, burst and period of a quota must be more than zero")
             }
-            Err(_) => panic!("a quota's burst must come back within a hundred years: lower it"),
+            Err(InvalidQuota::TooFast) => {
+                panic!("a quota cannot give more than one unit a nanosecond: lengthen the period")
+            }
+            Err(InvalidQuota::TooSlow) => {
+                panic!("a quota's burst must come back within a hundred years: lower it")
+            }
         }
     }
 }

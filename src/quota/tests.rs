@@ -113,6 +113,12 @@ fn numbers_that_limit_nobody_or_everybody_are_refused() {
 }
 
 #[test]
+#[should_panic(expected = "more than one unit a nanosecond: lengthen the period")]
+fn a_quota_that_is_too_fast_says_so() {
+    let _ = Quota::per_second(2_000_000_000);
+}
+
+#[test]
 fn keys_of_different_parts_differ() {
     let key = |parts: &[&str]| PartitionKey::new(parts);
     assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
