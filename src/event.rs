@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use http::{Extensions, Method, Request, StatusCode, Uri};
 use serde::{Serialize, Serializer};
 
-use crate::principal::Principal;
+use crate::principal::{Authenticated, Principal};
 use crate::scope::Scope;
 use crate::trace::RequestSpan;
 
@@ -28,6 +28,7 @@ const MAX_METHOD: usize = 32;
 /// | `time` | when the request came, RFC 3339 in UTC with milliseconds |
 /// | `sequence` | the event's number in this process, from 1 |
 /// | `outcome`, `reason` | [`Outcome`]; why, for a refusal: `wrong_audience`, `missing_token` … |
+/// | `anonymous` | whether the caller was let in without a token, where that is allowed |
 /// | `issuer`, `subject`, `client`, `scopes`, `roles` | the principal, only ever a verified one |
 /// | `token_kind`, `token_id` | which token, by its public name |
 /// | `address` | the client's address |
@@ -48,6 +49,9 @@ pub struct AuditEvent {
     pub outcome: Outcome,
     /// Why, for a request that was refused.
     pub reason: Option<&'static str>,
+    /// Whether an [`AuthenticateLayer`](crate::AuthenticateLayer) let the caller in without a token.
+    /// Where this is false and there is no principal, nobody was let in, or nobody was asked.
+    pub anonymous: bool,
     /// Who called, when that was verified; also for an authentic token that had ended, was early or
     /// was revoked.
     #[serde(flatten, serialize_with = "who")]
@@ -119,6 +123,7 @@ pub(crate) struct AuditSlot {
 /// What layers further in have found.
 #[derive(Clone, Default)]
 pub(crate) struct Findings {
+    pub(crate) anonymous: bool,
     pub(crate) principal: Option<Principal>,
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) remaining: Option<u32>,
@@ -135,8 +140,8 @@ impl AuditSlot {
         let span = RequestSpan::open(method.as_str(), &bounded_path(request.uri()));
         let slot = Self { span, findings: Arc::default() };
         // An AuthenticateLayer further out has found its answer already.
-        if let Some(principal) = Principal::of(request.extensions()) {
-            slot.authenticated(principal);
+        if let Some(authenticated) = Authenticated::of(request.extensions()) {
+            slot.let_in(authenticated.principal.as_ref());
         }
         request.extensions_mut().insert(slot.clone());
         slot
@@ -145,6 +150,14 @@ impl AuditSlot {
     /// The slot of a request that is audited.
     pub(crate) fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
+    }
+
+    /// Says whom an AuthenticateLayer lets in.
+    pub(crate) fn let_in(&self, principal: Option<&Principal>) {
+        match principal {
+            Some(principal) => self.authenticated(principal),
+            None => self.findings().anonymous = true,
+        }
     }
 
     /// Says whose token the request carries, in the event and on the request's span.

@@ -127,6 +127,7 @@ impl Pending {
             sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
             outcome: answer.outcome,
             reason: answer.rejection.map(Rejection::reason),
+            anonymous: findings.anonymous,
             principal: findings.principal,
             address: self.address,
             method: bounded_method(&self.method),

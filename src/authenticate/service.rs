@@ -89,10 +89,10 @@ impl Config {
     /// Marks the request as authenticated, and tells those who want to know.
     pub(super) fn let_in<B>(&self, request: &mut Request<B>, principal: Option<Principal>) {
         let slot = AuditSlot::of(request.extensions());
+        if let Some(slot) = slot {
+            slot.let_in(principal.as_ref());
+        }
         if let Some(principal) = &principal {
-            if let Some(slot) = slot {
-                slot.authenticated(principal);
-            }
             // The application may have opened a span of its own in the meantime.
             if slot.is_none_or(|slot| !slot.span().is_current()) {
                 trace::record_on_current(principal);

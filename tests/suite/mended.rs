@@ -1,6 +1,7 @@
 //! What was wrong once.
 
 use std::convert::Infallible;
+use std::io::{self, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -278,4 +279,59 @@ async fn a_panic_of_the_sink_stays_in_the_sink() {
     }));
     let panicked = tokio::spawn(service.oneshot(anonymous())).await.unwrap_err();
     assert_eq!(*panicked.into_panic().downcast::<&str>().unwrap(), "a handler", "AUDIT-43");
+}
+
+/// A caller that was let in without a token looked like one on a route that asks nobody.
+#[tokio::test]
+async fn an_anonymous_caller_is_told_from_one_that_nobody_asked() {
+    let optional = || AuthenticateLayer::new(knows_the_viewer()).optional();
+    let trail = Trail::default();
+    let audit = || AuditLayer::new(trail.clone());
+    let public = audit().layer(Probe::default());
+    let open = audit().layer(optional().layer(Probe::default()));
+    let open_outside = optional().layer(audit().layer(Probe::default()));
+    let closed = audit().layer(AuthenticateLayer::new(knows_the_viewer()).layer(Probe::default()));
+    send(&public, anonymous()).await;
+    send(&closed, anonymous()).await;
+    send(&open, with_token("the-token-of-the-viewer")).await;
+    send(&open, anonymous()).await;
+    send(&open_outside, anonymous()).await;
+    let events = trail.events();
+    let marks: Vec<_> = events.iter().map(|event| event.anonymous).collect();
+    assert_eq!(marks, [false, false, false, true, true], "AUDIT-1, AUDIT-12");
+    assert_eq!(serde_json::to_value(&events[3]).unwrap()["anonymous"], true, "AUDIT-12");
+}
+
+/// The sink that was to say what the JSON says left the roles out.
+#[tokio::test]
+async fn the_tracing_sink_names_the_roles() {
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let writer = log.clone();
+    let logging = tracing_subscriber::fmt().with_ansi(false);
+    let logging = logging.with_writer(move || Lines(writer.clone())).finish();
+    let _default = tracing::subscriber::set_default(logging);
+    let editor =
+        Principal::builder("https://issuer.example", "ada").roles(["editor", "a,b"]).build();
+    let verifier = FixedVerifier::new().with("the-token-of-the-editor", editor).unwrap();
+    let service = ServiceBuilder::new()
+        .layer(AuditLayer::new(TracingSink))
+        .layer(AuthenticateLayer::new(verifier))
+        .service(Probe::default());
+    send(&service, with_token("the-token-of-the-editor")).await;
+    let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
+    assert!(log.contains(r#"roles=["editor", "a,b"] token_kind="#), "AUDIT-12: {log}");
+    assert!(log.contains("anonymous=false"), "AUDIT-12: {log}");
+}
+
+/// Keeps what is written.
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
