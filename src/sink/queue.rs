@@ -183,10 +183,10 @@ impl fmt::Debug for QueueSink {
     }
 }
 
-#[cfg(all(test, feature = "tracing"))]
+#[cfg(test)]
+#[cfg(feature = "tracing")]
 mod tests {
     use std::io::Write;
-    use std::sync::mpsc;
 
     use tracing_subscriber::util::SubscriberInitExt;
 
@@ -218,7 +218,7 @@ mod tests {
             for _ in 0..losses {
                 shared.lose("the queue is full");
             }
-            let (_, queue) = mpsc::sync_channel(1);
+            let (_, queue) = sync_channel(1);
             shared.drain(&queue, &NullSink);
         }
         let row = |lost| {

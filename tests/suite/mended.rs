@@ -160,7 +160,7 @@ struct Watched {
 impl<S: Subscriber + for<'a> LookupSpan<'a>> layer::Layer<S> for Watcher {
     fn on_record(&self, id: &span::Id, values: &span::Record<'_>, context: layer::Context<'_, S>) {
         let name = context.metadata(id).unwrap().name();
-        self.0.lock().unwrap().records.extend((values.len() > 0).then_some(name));
+        self.0.lock().unwrap().records.extend((!values.is_empty()).then_some(name));
     }
 
     fn on_event(&self, event: &tracing::Event<'_>, context: layer::Context<'_, S>) {
