@@ -87,7 +87,8 @@ impl BearerToken {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // `find` and `parse` let ASCII only into a token.
-        std::str::from_utf8(&self.value.as_bytes()[self.start..self.end]).unwrap_or_default()
+        let token = &self.value.as_bytes()[self.start..self.end];
+        std::str::from_utf8(token).unwrap_or_default()
     }
 }
 
