@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use tower::ServiceBuilder;
-//! use tower_gate::sink::JsonLinesSink;
+//! use tower_gate::sink::{JsonLinesSink, QueueSink};
 //! use tower_gate::store::memory::MemoryStore;
 //! use tower_gate::{
 //!     AuditLayer, AuthenticateLayer, FixedVerifier, Principal, Quota, RateLimitLayer,
@@ -19,8 +19,10 @@
 //! let viewer = Principal::builder("https://tools.example", "viewer").scopes("read:reports").build();
 //! let verifier = FixedVerifier::new().with("the-token-of-the-viewer", viewer)?;
 //!
+//! // A thread of its own writes the trail: a slow disk holds up nobody.
+//! let trail = QueueSink::new(JsonLinesSink::new(std::io::stdout()), 8192)?;
 //! let service = ServiceBuilder::new()
-//!     .layer(AuditLayer::new(JsonLinesSink::new(std::io::stdout())))
+//!     .layer(AuditLayer::new(trail))
 //!     .layer(AuthenticateLayer::new(verifier))
 //!     .layer(
 //!         RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(20))
@@ -49,6 +51,9 @@
 //! there, the last one that is added is the outermost. A layer that meets a request without the one
 //! that it relies on refuses it with 500 and says which is missing; it never lets it through. A CORS
 //! layer goes outside of all.
+//!
+//! An address, in audit events and in limits, is that of the [`PeerAddr`] that the server puts into
+//! its requests; for axum and tonic, which have extensions of their own, see [`ClientIp`].
 //!
 //! Layers talk through the extensions of requests and responses alone: a [`Principal`] in a request
 //! proves that it was verified, and a [`Rejection`] in a response says why it was refused.

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt::Display;
 
-use http::{Method, Uri};
 use tracing::{Span, debug, error, field, info_span, warn};
 
 use crate::principal::Principal;
@@ -14,11 +13,11 @@ use crate::rejection::{Rejection, RejectionKind};
 pub(crate) struct RequestSpan(Span);
 
 impl RequestSpan {
-    pub(crate) fn open(method: &Method, uri: &Uri) -> Self {
+    pub(crate) fn open(method: &str, path: &str) -> Self {
         Self(info_span!(
             "request",
-            method = method.as_str(),
-            path = uri.path(),
+            method,
+            path,
             subject = field::Empty,
             client = field::Empty,
             scopes = field::Empty,
@@ -27,6 +26,10 @@ impl RequestSpan {
 
     pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
         self.0.in_scope(f)
+    }
+
+    pub(crate) fn is_current(&self) -> bool {
+        self.0 == Span::current()
     }
 
     pub(crate) fn record(&self, principal: &Principal) {
@@ -79,6 +82,11 @@ pub(crate) fn claims_misfit(column: usize) {
 /// An audit event is gone.
 pub(crate) fn audit_lost(error: &(impl Display + ?Sized)) {
     warn!(%error, "audit events are being lost");
+}
+
+/// Audit events go where they should again, after so many did not.
+pub(crate) fn audit_recovered(lost: u64) {
+    warn!(lost, "audit events were lost; no more are");
 }
 
 /// A key of a set that cannot be used, and why.

@@ -3,8 +3,6 @@
 use std::error::Error;
 use std::fmt::Display;
 
-use http::{Method, Uri};
-
 use crate::principal::Principal;
 use crate::rejection::Rejection;
 
@@ -12,12 +10,16 @@ use crate::rejection::Rejection;
 pub(crate) struct RequestSpan;
 
 impl RequestSpan {
-    pub(crate) fn open(_: &Method, _: &Uri) -> Self {
+    pub(crate) fn open(_: &str, _: &str) -> Self {
         Self
     }
 
     pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
         f()
+    }
+
+    pub(crate) fn is_current(&self) -> bool {
+        false
     }
 
     pub(crate) fn record(&self, _: &Principal) {}
@@ -35,6 +37,8 @@ pub(crate) fn unavailable(_: &dyn Error) {}
 pub(crate) fn claims_misfit(_: usize) {}
 
 pub(crate) fn audit_lost(_: &(impl Display + ?Sized)) {}
+
+pub(crate) fn audit_recovered(_: u64) {}
 
 pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
 
