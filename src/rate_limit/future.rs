@@ -78,6 +78,7 @@ where
             match this.state.as_mut().project() {
                 StateProj::Answer { answer } => {
                     let mut result = ready!(answer.poll(cx));
+                    // Onto refusals of layers further in as well (RL-4).
                     if let (Ok(response), Some(fields)) = (&mut result, this.fields.take()) {
                         fields.append_to(response.headers_mut());
                     }

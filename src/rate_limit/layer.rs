@@ -264,6 +264,7 @@ impl Config {
         let Some(principal) = principal.filter(|_| !self.tiers.is_empty()) else {
             return &self.rest;
         };
+        // Only here, because most layers have no tiers and a look at the clock is not free.
         let now = self.clock.now();
         self.tiers.iter().find(|tier| tier.takes(principal, now)).unwrap_or(&self.rest)
     }
@@ -280,6 +281,7 @@ impl Config {
                  or say where it is with ClientIp",
             )
         })?;
+        // The family is a part, so that no four bytes of one are taken for those of the other.
         let parts = [self.name.as_bytes(), tier.name.as_bytes()];
         Ok(match host_part(found.client) {
             IpAddr::V4(v4) => self.hasher.key([parts[0], parts[1], b"v4", &v4.octets()]),

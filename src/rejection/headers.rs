@@ -9,6 +9,7 @@ use crate::rejection::{Challenge, Rejection};
 
 /// Sets the challenge, the wait and the ban on caching, in place of whatever was there.
 pub(super) fn set(headers: &mut HeaderMap, rejection: &Rejection, challenge: &Challenge) {
+    // Removed first, because a responder may have set what this kind does not have (RFC 6750 §3).
     headers.remove(WWW_AUTHENTICATE);
     if let Some(challenge) = challenge.header(rejection) {
         headers.insert(WWW_AUTHENTICATE, challenge);

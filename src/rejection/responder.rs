@@ -140,6 +140,7 @@ impl RefusalStyle {
             Some(responder) => responder.respond(rejection, request),
             None => problem::respond(rejection),
         };
+        // Whatever the responder says: a refusal with a 200 would be a pass to a cache or a proxy.
         *response.status_mut() = status::of(rejection.kind()).http;
         let length = HeaderValue::from(response.body().len());
         response.headers_mut().insert(CONTENT_LENGTH, length);

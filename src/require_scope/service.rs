@@ -58,6 +58,7 @@ impl Config {
             ));
         };
         let Some(principal) = &authenticated.principal else {
+            // 401 and not 403: a token would help (RFC 9110 §15.5.2).
             return Err(Rejection::missing_token_for(self.requirement.named_scopes()));
         };
         match self.requirement.unmet(principal, self.clock.now()) {

@@ -49,6 +49,7 @@ impl<W: Write + Send + 'static> JsonLinesSink<W> {
 impl<W: Write + Send + 'static> AuditSink for JsonLinesSink<W> {
     fn accept(&self, event: AuditEvent) {
         let line = serde_json::to_vec(&event).map(|mut line| {
+            // With its end in one write, so that the lines of two processes cannot mix.
             line.push(b'\n');
             line
         });
