@@ -173,12 +173,12 @@ impl VerifyRequest {
 }
 
 /// A token was not accepted, or nobody knows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct VerifyError {
     kind: VerifyErrorKind,
     principal: Option<Principal>,
     retry_after: Option<Duration>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// Why a token was not accepted. Clients see three of these, and an outage; the rest read
@@ -249,7 +249,7 @@ impl VerifyError {
     /// An error of this kind with its cause, which is logged at debug level and must not hold the
     /// token.
     pub fn new(kind: VerifyErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { source: Some(source.into()), ..kind.into() }
+        Self { source: Some(source.into().into()), ..kind.into() }
     }
 
     /// The verifier cannot ask whatever knows the token.
