@@ -1,12 +1,15 @@
 //! Turning a token into a principal.
 //!
 //! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, with keys that are given or, with the
-//! feature `jwks`, fetched; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
+//! feature `jwks`, fetched; with the feature `introspection`, `IntrospectionVerifier` asks an issuer
+//! about tokens that say nothing themselves; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
 //! for everything else. [`RoutedVerifier`] chooses between several, [`CachedVerifier`] remembers
 //! what was accepted, and [`TokenVerifier::load`] attaches the application's user.
 
 mod cached;
 mod fixed;
+#[cfg(feature = "introspection")]
+pub mod introspection;
 #[cfg(feature = "jwks")]
 pub mod jwks;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]

@@ -1,0 +1,59 @@
+use std::hash::BuildHasherDefault;
+use std::time::{Duration, SystemTime};
+
+use quick_cache::Weighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+
+use crate::principal::Principal;
+use crate::verifier::cached::{Already, TokenId};
+use crate::verifier::{VerifyError, VerifyErrorKind};
+
+/// How many bytes of refusals are remembered at most, and how many bytes one counts at least.
+const MAX_BYTES: u64 = 1 << 20;
+const LEAST_BYTES: u64 = 256;
+
+/// Tokens that were refused a moment ago, apart from the good ones, which they cannot evict
+/// (OPAQUE-36).
+pub(super) struct RefusedTokens {
+    cache: Cache<TokenId, Refused, Weights, BuildHasherDefault<Already>>,
+    max_age: Duration,
+}
+
+#[derive(Clone)]
+struct Refused {
+    error: VerifyError,
+    since: SystemTime,
+    until: SystemTime,
+}
+
+impl RefusedTokens {
+    pub(super) fn new(max_age: Duration) -> Self {
+        let number = usize::try_from(MAX_BYTES / LEAST_BYTES).unwrap_or(usize::MAX);
+        let (hasher, lifecycle) = (BuildHasherDefault::default(), DefaultLifecycle::default());
+        Self { cache: Cache::with(number, MAX_BYTES, Weights, hasher, lifecycle), max_age }
+    }
+
+    pub(super) fn get(&self, id: TokenId, now: SystemTime) -> Option<VerifyError> {
+        let found = self.cache.get(&id)?;
+        (found.since <= now && now < found.until).then_some(found.error)
+    }
+
+    /// Remembers a refusal. An outage is none: it must end the moment that the issuer is back.
+    pub(super) fn insert(&self, id: TokenId, error: &VerifyError, now: SystemTime) {
+        if error.kind() == VerifyErrorKind::Unavailable {
+            return;
+        }
+        if let Some(until) = now.checked_add(self.max_age).filter(|&until| now < until) {
+            self.cache.insert(id, Refused { error: error.clone(), since: now, until });
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Weights;
+
+impl Weighter<TokenId, Refused> for Weights {
+    fn weight(&self, _: &TokenId, refused: &Refused) -> u64 {
+        LEAST_BYTES + refused.error.principal().map_or(0, Principal::bytes) as u64
+    }
+}
