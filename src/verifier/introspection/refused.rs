@@ -57,3 +57,24 @@ impl Weighter<TokenId, Refused> for Weights {
         LEAST_BYTES + refused.error.principal().map_or(0, Principal::bytes) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::BearerToken;
+
+    #[test]
+    fn refusals_take_bounded_memory() {
+        let refused = RefusedTokens::new(Duration::from_secs(1));
+        let unknown = VerifyErrorKind::UnknownToken.into();
+        let long = Principal::builder("https://issuer.example", "user").claims(vec![b'x'; 60_000]);
+        let expired = VerifyError::from(VerifyErrorKind::Expired).with_principal(long.build());
+        let now = SystemTime::UNIX_EPOCH;
+        for n in 0..20_000 {
+            let id = TokenId::of(&BearerToken::parse(&format!("junk-{n}")).unwrap());
+            refused.insert(id, if n % 2 == 0 { &unknown } else { &expired }, now);
+            assert!(refused.cache.weight() <= MAX_BYTES, "OPAQUE-36, attack 24");
+        }
+        assert!(refused.cache.len() > 10, "OPAQUE-36");
+    }
+}
