@@ -63,7 +63,7 @@ pub(crate) struct Endpoint {
 }
 
 struct Shared {
-    reply: Mutex<Box<dyn Fn(&Seen) -> Reply + Send>>,
+    reply: Mutex<Reply>,
     seen: watch::Sender<Vec<Seen>>,
     held: watch::Sender<bool>,
 }
@@ -72,7 +72,7 @@ impl Endpoint {
     /// An endpoint that gives every question this reply.
     pub(crate) fn start(reply: Reply) -> Self {
         let shared = Shared {
-            reply: Mutex::new(Box::new(move |_| reply.clone())),
+            reply: Mutex::new(reply),
             seen: watch::Sender::new(Vec::new()),
             held: watch::Sender::new(false),
         };
@@ -113,11 +113,7 @@ impl Endpoint {
     }
 
     pub(crate) fn reply(&self, reply: Reply) {
-        self.reply_with(move |_| reply.clone());
-    }
-
-    pub(crate) fn reply_with(&self, reply: impl Fn(&Seen) -> Reply + Send + 'static) {
-        *self.shared.reply.lock().unwrap() = Box::new(reply);
+        *self.shared.reply.lock().unwrap() = reply;
     }
 
     /// Keeps answers back until they are released.
@@ -161,7 +157,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
         body: String::from_utf8(body.to_vec()).unwrap(),
     };
     // What it answers is decided by the time of the question, as with a revocation that comes later.
-    let reply = shared.reply.lock().unwrap()(&seen);
+    let reply = shared.reply.lock().unwrap().clone();
     shared.seen.send_modify(|all| all.push(seen));
     let _ = shared.held.subscribe().wait_for(|held| !held).await;
     let (status, content_type, body) = match reply {

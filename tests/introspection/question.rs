@@ -5,16 +5,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response};
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tower_gate::ManualClock;
-use tower_gate::fetch::ReqwestFetch;
+use tower_gate::fetch::{FetchError, FetchRequest, ReqwestFetch};
 use tower_gate::verifier::introspection::{IntrospectionBuilder, IntrospectionVerifier};
 
 use crate::endpoint::{Endpoint, Reply, Seen};
@@ -209,6 +211,24 @@ async fn refused_credentials_are_logged_once_in_a_row_and_no_secret_ever() {
     );
     for secret in ["canary", "s3cret", "cmVwb3J0cy1hcGk6czNjcmV0"] {
         assert_eq!(log.count(secret), 0, "attack 38: {}", log.text());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_question_takes_no_longer_than_the_timeout() {
+    let never = |_: FetchRequest| std::future::pending::<Result<Response<Bytes>, FetchError>>();
+    for (timeout, seconds) in [(None, 5), (Some(Duration::from_secs(2)), 2)] {
+        let mut builder = IntrospectionVerifier::builder("https://issuer.example/", never)
+            .issuer(ISSUER)
+            .audience(API)
+            .with_client("api", "s3cret");
+        if let Some(timeout) = timeout {
+            builder = builder.with_timeout(timeout);
+        }
+        let api = Api::new(builder.build().unwrap(), &ManualClock::default());
+        let began = Instant::now();
+        assert_eq!(api.says("token").await, unavailable(), "OPAQUE-23");
+        assert_eq!(began.elapsed().as_secs(), seconds, "OPAQUE-23");
     }
 }
 
