@@ -1,8 +1,9 @@
 //! What the endpoint is asked, and by whom.
 
+use std::cell::RefCell;
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,13 +144,29 @@ fn no_debug_shows_a_secret() {
     }
 }
 
-/// Keeps what is logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What is logged on this thread, where a test wants to know.
+    static LOGGED: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
+}
+
+/// Keeps what is logged. A subscriber of one thread would not do: whether a line is logged at all is
+/// decided by the thread that meets it first.
+struct Log;
 
 impl Log {
+    fn start() -> Self {
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::TRACE)
+            .with_ansi(false)
+            .with_writer(|| Log)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+        LOGGED.set(Some(Vec::new()));
+        Self
+    }
+
     fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        LOGGED.with_borrow(|logged| String::from_utf8(logged.clone().unwrap()).unwrap())
     }
 
     fn count(&self, text: &str) -> usize {
@@ -159,7 +176,7 @@ impl Log {
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
+        LOGGED.with_borrow_mut(|logged| logged.iter_mut().for_each(|log| log.extend(bytes)));
         Ok(bytes.len())
     }
 
@@ -170,17 +187,7 @@ impl Write for Log {
 
 #[tokio::test]
 async fn refused_credentials_are_logged_once_in_a_row_and_no_secret_ever() {
-    let log = Log::default();
-    let writer = {
-        let log = log.clone();
-        move || log.clone()
-    };
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_ansi(false)
-        .with_writer(writer)
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let log = Log::start();
     let mut scene = Scene::new();
     let warning = "the introspection endpoint refuses the credentials of this API";
     for (n, (reply, expected, warnings)) in [

@@ -194,6 +194,7 @@ impl Asking {
             Ok(principal) => return Ok(principal),
             Err(error) => error,
         };
+        // An outage is never remembered: it must be over the moment that the endpoint is back.
         if error.kind() != VerifyErrorKind::Unavailable {
             // An earlier answer must not stand in for this one when the endpoint is down next.
             self.cached.remove(&request.token);

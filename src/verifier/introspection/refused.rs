@@ -5,8 +5,8 @@ use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use crate::principal::Principal;
+use crate::verifier::VerifyError;
 use crate::verifier::cached::{Already, TokenId};
-use crate::verifier::{VerifyError, VerifyErrorKind};
 
 /// How many bytes of refusals are remembered at most, and how many bytes one counts at least.
 const MAX_BYTES: u64 = 1 << 20;
@@ -38,11 +38,7 @@ impl RefusedTokens {
         (found.since <= now && now < found.until).then_some(found.error)
     }
 
-    /// Remembers a refusal. An outage is none: it must end the moment that the issuer is back.
     pub(super) fn insert(&self, id: TokenId, error: &VerifyError, now: SystemTime) {
-        if error.kind() == VerifyErrorKind::Unavailable {
-            return;
-        }
         if let Some(until) = now.checked_add(self.max_age).filter(|&until| now < until) {
             self.cache.insert(id, Refused { error: error.clone(), since: now, until });
         }
@@ -62,6 +58,7 @@ impl Weighter<TokenId, Refused> for Weights {
 mod tests {
     use super::*;
     use crate::token::BearerToken;
+    use crate::verifier::VerifyErrorKind;
 
     #[test]
     fn refusals_take_bounded_memory() {
