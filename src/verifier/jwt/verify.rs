@@ -188,7 +188,7 @@ impl Policy {
         if let (Some(issued_at), Some(max_age)) =
             (claims.issued_at.and_then(system_time), self.times.max_age)
         {
-            principal = principal.verify_again_at(issued_at + max_age);
+            principal = principal.verify_again_at(issued_at.checked_add(max_age));
         }
         Ok(principal.token_kind(TokenKind::Jwt).build())
     }
