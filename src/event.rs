@@ -31,6 +31,7 @@ const MAX_METHOD: usize = 32;
 /// | `anonymous` | whether the caller was let in without a token, where that is allowed |
 /// | `issuer`, `subject`, `client`, `scopes`, `roles` | the principal, only ever a verified one |
 /// | `token_kind`, `token_id` | which token, by its public name |
+/// | `stale` | `true` where [`Principal::is_stale`] is, and absent otherwise |
 /// | `address` | the client's address |
 /// | `method`, `path`, `user_agent` | the request; the path without its query |
 /// | `status`, `grpc_status` | the answer |
@@ -245,6 +246,8 @@ struct Who<'a> {
     roles: Vec<&'a str>,
     token_kind: Option<&'static str>,
     token_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<bool>,
 }
 
 #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
@@ -257,6 +260,7 @@ fn who<S: Serializer>(principal: &Option<Principal>, serializer: S) -> Result<S:
         roles: principal.roles().collect(),
         token_kind: Some(principal.token_kind().as_str()),
         token_id: principal.token_id(),
+        stale: principal.is_stale().then_some(true),
     });
     who.serialize(serializer)
 }

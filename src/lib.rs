@@ -64,6 +64,7 @@
 //! |---|---|---|
 //! | `jwt` | yes | `JwtVerifier` over aws-lc-rs |
 //! | `tracing` | yes | the request span, refusals at debug level, `TracingSink` |
+//! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |

@@ -70,7 +70,7 @@ pub(crate) fn not_verified(error: &dyn Error) {
 
 /// A verifier or a store cannot answer.
 pub(crate) fn unavailable(error: &dyn Error) {
-    warn!(%error, cause = error.source().map(field::display), "a request could not be checked");
+    warn!(%error, cause = causes(error), "a request could not be checked");
 }
 
 /// The claims of a good token are not what a handler asks for.
@@ -97,5 +97,24 @@ pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
 /// The keys of an issuer cannot be brought up to date.
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_not_fetched(error: &dyn Error) {
-    warn!(%error, cause = error.source().map(field::display), "an issuer's keys were not fetched");
+    warn!(%error, cause = causes(error), "an issuer's keys were not fetched");
+}
+
+/// An introspection endpoint takes this API for somebody else. Said once, however often it happens.
+#[cfg(feature = "introspection")]
+pub(crate) fn locked_out(issuer: &str, status: u16) {
+    warn!(issuer, status, "the introspection endpoint refuses the credentials of this API");
+}
+
+/// An earlier answer stood in for one that the issuer could not give.
+#[cfg(feature = "introspection")]
+pub(crate) fn stale_answer(principal: &Principal, error: &dyn Error) {
+    let (issuer, subject) = (principal.issuer(), principal.subject());
+    warn!(issuer, subject, cause = causes(error), "a token was accepted on an earlier answer");
+}
+
+/// All that stands behind an error, the nearest first.
+fn causes(error: &dyn Error) -> Option<String> {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.map(ToString::to_string).reduce(|all, cause| format!("{all}: {cause}"))
 }

@@ -44,3 +44,9 @@ pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
 
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_not_fetched(_: &dyn Error) {}
+
+#[cfg(feature = "introspection")]
+pub(crate) fn locked_out(_: &str, _: u16) {}
+
+#[cfg(feature = "introspection")]
+pub(crate) fn stale_answer(_: &Principal, _: &dyn Error) {}

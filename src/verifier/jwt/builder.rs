@@ -10,7 +10,7 @@ use crate::verifier::jwt::verify::{Kind, Policy};
 use crate::verifier::jwt::{JwtVerifier, KeySet, VerifyingKey};
 
 /// The most that clocks may be apart (JWT-36).
-const MAX_LEEWAY: Duration = Duration::from_secs(300);
+pub(crate) const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
 /// A verifier without its issuer; only [`issuer`](Self::issuer) leads on.
 #[derive(Debug)]
@@ -234,12 +234,12 @@ impl fmt::Debug for JwtVerifierBuilder {
     }
 }
 
-fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
+pub(crate) fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
     names.into_iter().map(Into::into).collect()
 }
 
 /// Claims are read once, in one pass, so that each can serve one purpose.
-fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
+pub(crate) fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
     const TAKEN: [&str; 13] = [
         "iss",
         "sub",

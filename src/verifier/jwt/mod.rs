@@ -75,3 +75,8 @@ pub use self::verify::JwtVerifier;
 
 #[cfg(feature = "jwks")]
 pub(crate) use self::source::{KeySource, NewerKeys};
+#[cfg(feature = "introspection")]
+pub(crate) use self::{
+    builder::{MAX_LEEWAY, check_names, to_path},
+    verify::open,
+};
