@@ -91,3 +91,9 @@ pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
 pub(crate) fn keys_not_fetched(error: &dyn Error) {
     warn!(%error, cause = error.source().map(field::display), "an issuer's keys were not fetched");
 }
+
+/// There are no keys any more: everybody is refused until some come.
+#[cfg(feature = "jwks")]
+pub(crate) fn keys_too_old() {
+    error!("an issuer's keys are too old to be used");
+}

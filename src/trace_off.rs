@@ -40,3 +40,6 @@ pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
 
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_not_fetched(_: &dyn Error) {}
+
+#[cfg(feature = "jwks")]
+pub(crate) fn keys_too_old() {}

@@ -3,8 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
 mod cached;
+mod discovery;
+mod documents;
+mod faults;
+mod flood;
 mod gate;
+mod issuer;
+mod lifetime;
 mod loaded;
 mod memory;
+mod rotation;
 mod routed;
 mod signer;
