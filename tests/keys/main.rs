@@ -12,6 +12,7 @@ mod issuer;
 mod lifetime;
 mod loaded;
 mod memory;
+mod presets;
 mod rotation;
 mod routed;
 mod signer;
