@@ -59,6 +59,8 @@
 //! |---|---|---|
 //! | `jwt` | yes | `JwtVerifier` over aws-lc-rs |
 //! | `tracing` | yes | the request span, refusals at debug level, `TracingSink` |
+//! | `jwks` | | `Jwks`: keys from an issuer's endpoint, found by discovery and kept fresh |
+//! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |
