@@ -80,9 +80,11 @@
 #![forbid(unsafe_code)]
 
 // Vocabulary: plain data and pure rules.
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod claims;
 mod client_ip;
 mod clock;
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
 mod principal;
 mod quota;

@@ -82,6 +82,7 @@ pub(crate) fn audit_lost(error: &(impl Display + ?Sized)) {
 }
 
 /// A key of a set that cannot be used, and why.
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
     warn!(index, %error, "a key of the set is not used");
 }

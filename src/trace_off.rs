@@ -36,6 +36,7 @@ pub(crate) fn claims_misfit(_: usize) {}
 
 pub(crate) fn audit_lost(_: &(impl Display + ?Sized)) {}
 
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
 
 #[cfg(feature = "jwks")]
