@@ -113,6 +113,11 @@ async fn the_age_that_a_verifier_allows_is_kept() {
     assert_eq!(gate.get(&token).await.text, "200 user-1");
     gate.clock.advance(Duration::from_secs(31));
     assert_eq!(gate.get(&token).await.text, "401 invalid_claims", "JWT-38, JWT-76");
+
+    // An age beyond all times is none, and no panic.
+    let boundless = issuer.verifier_builder().with_max_age(Duration::MAX).build().unwrap();
+    let gate = Gate::new(CachedVerifier::new(boundless));
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-37");
 }
 
 #[tokio::test]

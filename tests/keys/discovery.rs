@@ -95,7 +95,7 @@ async fn a_host_that_answers_every_path_hides_no_metadata() {
     let signer = Signer::new("a");
     let issuer = Issuer::with_keys(&jwks(&[&signer])).await;
     let name = issuer.url("/t1");
-    issuer.serve_metadata(APPENDED, &name);
+    issuer.serve_metadata(OAUTH, &name);
     for useless in [
         Reply::page(),
         Reply::broken(),
@@ -103,12 +103,26 @@ async fn a_host_that_answers_every_path_hides_no_metadata() {
         Reply::redirect("/"),
         Reply::json(&json!({ "issuer": issuer.name(), "jwks_uri": issuer.url("/evil.json") })),
     ] {
-        issuer.serve(INSERTED, useless);
+        issuer.serve(INSERTED, useless.clone());
+        issuer.serve(APPENDED, useless);
         let keys = discover(&name).unwrap().start().unwrap();
         keys.ready().await.unwrap();
     }
     assert_eq!(issuer.count("/evil.json"), 0, "JWT-60: nothing of it is used");
     assert_eq!(issuer.count("/"), 0, "attack 20: no redirect is followed");
+}
+
+/// Of three failures, the operator is told of the one that says what is wrong.
+#[tokio::test]
+async fn an_issuer_that_spells_its_name_otherwise_is_told_from_one_that_is_not_there() {
+    let issuer = Issuer::start().await;
+    let name = issuer.url("/t1");
+    issuer.serve_metadata(APPENDED, &format!("{name}/"));
+    let keys = discover(&name).unwrap().start().unwrap();
+    let error = keys.ready().await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("another issuer") && cause.contains(APPENDED), "JWT-60: {cause}");
+    assert_eq!(issuer.asked(), [INSERTED, APPENDED, OAUTH], "JWT-63");
 }
 
 /// Whoever is at the end of https chooses addresses, and this machine's own are not theirs.

@@ -1,5 +1,7 @@
 //! How long keys are used, and who keeps them fresh.
 
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
@@ -94,6 +96,52 @@ async fn an_issuer_that_is_down_is_asked_again_after_1_2_4_to_60_seconds() {
     for (pair, seconds) in times.windows(2).zip([1, 2, 4, 8, 16, 32, 60, 60]) {
         let (gap, most) = (pair[1] - pair[0], Duration::from_secs(seconds));
         assert!(gap <= most && gap >= most * 7 / 10, "JWT-74: {gap:?}, not {most:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_logged_when_it_begins_and_when_the_keys_are_too_old() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let issuer = MemoryIssuer::new(&jwks(&[&Signer::new("a")]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    assert_eq!(log.lines(), [] as [&str; 0]);
+    issuer.go_down();
+    sleep(Duration::from_secs(4100)).await;
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "JWT-74, attack 20: {lines:?}");
+    assert!(lines[0].contains("WARN") && lines[0].contains("refused"), "{lines:?}");
+    sleep(Duration::from_secs(3600)).await;
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2, "JWT-74: {lines:?}");
+    assert!(lines[1].contains("ERROR") && lines[1].contains("too old"), "{lines:?}");
+    // The end of the program is no outage.
+    drop(keys);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(log.lines().len(), 2);
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -173,7 +173,7 @@ impl Policy {
             .auth_time(claims.auth_time.and_then(system_time))
             .claims(payload);
         if let (Some(issued_at), Some(max_age)) = (issued_at, self.times.max_age) {
-            principal = principal.verify_again_at(issued_at + max_age);
+            principal = principal.verify_again_at(issued_at.checked_add(max_age));
         }
         if let Some(client) = client {
             principal = principal.client(client);
