@@ -64,6 +64,8 @@
 //! |---|---|---|
 //! | `jwt` | yes | `JwtVerifier` over aws-lc-rs |
 //! | `tracing` | yes | the request span, refusals at debug level, `TracingSink` |
+//! | `jwks` | | `Jwks`: keys from an issuer's endpoint, found by discovery and kept fresh |
+//! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
@@ -84,9 +86,11 @@
 #![forbid(unsafe_code)]
 
 // Vocabulary: plain data and pure rules.
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod claims;
 mod client_ip;
 mod clock;
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
 mod principal;
 mod quota;

@@ -90,6 +90,7 @@ pub(crate) fn audit_recovered(lost: u64) {
 }
 
 /// A key of a set that cannot be used, and why.
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
     warn!(index, %error, "a key of the set is not used");
 }
@@ -117,4 +118,10 @@ pub(crate) fn stale_answer(principal: &Principal, error: &dyn Error) {
 fn causes(error: &dyn Error) -> Option<String> {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());
     causes.map(ToString::to_string).reduce(|all, cause| format!("{all}: {cause}"))
+}
+
+/// There are no keys any more: everybody is refused until some come.
+#[cfg(feature = "jwks")]
+pub(crate) fn keys_too_old() {
+    error!("an issuer's keys are too old to be used");
 }

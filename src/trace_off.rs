@@ -40,6 +40,7 @@ pub(crate) fn audit_lost(_: &(impl Display + ?Sized)) {}
 
 pub(crate) fn audit_recovered(_: u64) {}
 
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
 
 #[cfg(feature = "jwks")]
@@ -50,3 +51,6 @@ pub(crate) fn locked_out(_: &str, _: u16) {}
 
 #[cfg(feature = "introspection")]
 pub(crate) fn stale_answer(_: &Principal, _: &dyn Error) {}
+
+#[cfg(feature = "jwks")]
+pub(crate) fn keys_too_old() {}

@@ -102,13 +102,10 @@ impl<V: TokenVerifier> CachedVerifier<V> {
     }
 
     fn remember(&self, id: TokenId, principal: &Principal, now: SystemTime, began: Began) {
-        let Some(mut until) = now.checked_add(self.max_age) else {
-            return;
-        };
-        if let Some(again) = principal.verify_again_at() {
-            until = until.min(again);
-        }
-        if now < until {
+        let ends = [now.checked_add(self.max_age), principal.verify_again_at()];
+        if let Some(until) = ends.into_iter().flatten().min()
+            && now < until
+        {
             let generation = began.generation;
             let verified = Verified { principal: principal.clone(), since: now, until, generation };
             self.tokens.insert(id, verified, began.epoch);
@@ -198,8 +195,9 @@ struct Tokens {
 
 impl VerifiedTokens {
     fn new(max_tokens: usize, max_bytes: u64) -> Self {
+        let max_bytes = if max_tokens == 0 { 0 } else { max_bytes };
         // No token weighs less than its share of the bytes, which bounds their number too.
-        let weights = Weights { least: (max_bytes / max_tokens.max(1) as u64).max(1) };
+        let weights = Weights { least: max_bytes.div_ceil(max_tokens.max(1) as u64).max(1) };
         let hasher = BuildHasherDefault::default();
         let lifecycle = DefaultLifecycle::default();
         let cache = Cache::with(max_tokens, max_bytes, weights, hasher, lifecycle);
