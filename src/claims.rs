@@ -85,9 +85,9 @@ impl<'a> RegisteredClaims<'a> {
         self.client.as_deref().or(old)
     }
 
-    /// Whom the claims are about, with the text that they were read from; `None` where they name
+    /// Whom the claims are about, without the text that they borrow from; `None` where they name
     /// nobody.
-    pub(crate) fn principal(&self, issuer: &Arc<str>, payload: &[u8]) -> Option<PrincipalBuilder> {
+    pub(crate) fn principal(&self, issuer: &Arc<str>) -> Option<PrincipalBuilder> {
         // Never the client in the subject's place: a client that chose the name of a user would be
         // that user (RFC 9700 §4.15).
         let subject = self.subject.as_deref().filter(|name| !name.is_empty())?;
@@ -95,8 +95,7 @@ impl<'a> RegisteredClaims<'a> {
             .roles(self.roles.iter().map(|role| Box::<str>::from(&**role)))
             .issued_at(self.issued_at.and_then(system_time))
             .expires_at(self.expires_at.and_then(system_time))
-            .auth_time(self.auth_time.and_then(system_time))
-            .claims(payload);
+            .auth_time(self.auth_time.and_then(system_time));
         if let Some(client) = self.client() {
             principal = principal.client(client);
         }

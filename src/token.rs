@@ -87,8 +87,12 @@ impl BearerToken {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // `find` and `parse` let ASCII only into a token.
-        let token = &self.value.as_bytes()[self.start..self.end];
-        std::str::from_utf8(token).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The same without another look at every byte.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.value.as_bytes()[self.start..self.end]
     }
 }
 

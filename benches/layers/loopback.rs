@@ -86,7 +86,8 @@ fn rate(connections: &mut [TcpStream], length: Duration) -> f64 {
 fn ask(connection: &mut TcpStream) {
     let request = format!(
         "GET / HTTP/1.1\r\nhost: api.example\r\nuser-agent: curl/8.5.0\r\naccept: */*\r\n\
-         authorization: Bearer {TOKEN}\r\n\r\n"
+         authorization: Bearer {}\r\n\r\n",
+        *TOKEN
     );
     connection.write_all(request.as_bytes()).unwrap();
 }

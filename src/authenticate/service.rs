@@ -79,7 +79,7 @@ impl Config {
         match BearerToken::find(request.headers(), request.uri())? {
             None if self.optional => Ok(None),
             None => Err(Rejection::new(RejectionKind::MissingToken)),
-            Some(token) if token.as_str().len() > self.max_token_bytes => {
+            Some(token) if token.as_bytes().len() > self.max_token_bytes => {
                 // Before the verifier, whose work grows with the length (BEARER-15).
                 Err(VerifyError::from(VerifyErrorKind::Malformed).into())
             }

@@ -278,7 +278,7 @@ impl TokenId {
     pub(super) fn of(token: &BearerToken) -> Self {
         static KEY: LazyLock<Key> =
             LazyLock::new(|| Key([random_word(), random_word(), random_word(), random_word()]));
-        Self(HighwayHasher::new(*KEY).hash128(token.as_str().as_bytes()))
+        Self(HighwayHasher::new(*KEY).hash128(token.as_bytes()))
     }
 }
 

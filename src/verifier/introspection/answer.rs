@@ -38,7 +38,7 @@ impl Policy {
         let claims = RegisteredClaims::parse(json, &self.names).map_err(AskError::at)?;
         self.check_claims(&claims)?;
         let principal =
-            claims.principal(&self.issuer, json).ok_or(VerifyErrorKind::MissingClaim)?;
+            claims.principal(&self.issuer).ok_or(VerifyErrorKind::MissingClaim)?.claims(json);
         let principal = principal
             .token_kind(TokenKind::Opaque)
             // Also where another cache is put around this verifier.

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::claims::{ClaimNames, RegisteredClaims, TimeError, TimeRules, system_time};
-use crate::principal::{Principal, TokenKind};
+use crate::principal::{Principal, PrincipalBuilder, TokenKind};
 use crate::verifier::jwt::header::Header;
 use crate::verifier::jwt::source::KeySource;
 use crate::verifier::jwt::{IssuerWanted, KeySet};
@@ -127,8 +127,10 @@ impl Policy {
             .map_err(at(VerifyErrorKind::InvalidClaims))?;
         self.check_claims(&header, &claims)?;
         let expires_at = claims.expires_at.ok_or(VerifyErrorKind::MissingClaim)?;
-        let principal = self.principal(&claims, &payload)?;
-        match self.times.check(expires_at, claims.not_before, claims.issued_at, now) {
+        let principal = self.principal(&claims)?;
+        let in_time = self.times.check(expires_at, claims.not_before, claims.issued_at, now);
+        let principal = principal.claims(payload).build();
+        match in_time {
             Ok(()) => Ok(principal),
             Err(error) => Err(VerifyError::from(error).with_principal(principal).into()),
         }
@@ -183,19 +185,12 @@ impl Policy {
         }
     }
 
-    fn principal(
-        &self,
-        claims: &RegisteredClaims<'_>,
-        payload: &[u8],
-    ) -> Result<Principal, VerifyError> {
-        let principal = claims.principal(&self.issuer, payload);
-        let mut principal = principal.ok_or(VerifyErrorKind::MissingClaim)?;
-        if let (Some(issued_at), Some(max_age)) =
-            (claims.issued_at.and_then(system_time), self.times.max_age)
-        {
-            principal = principal.verify_again_at(issued_at.checked_add(max_age));
-        }
-        Ok(principal.token_kind(TokenKind::Jwt).build())
+    /// The principal, but for the payload, from which the claims still borrow.
+    fn principal(&self, claims: &RegisteredClaims<'_>) -> Result<PrincipalBuilder, VerifyError> {
+        let principal = claims.principal(&self.issuer).ok_or(VerifyErrorKind::MissingClaim)?;
+        let issued_at = claims.issued_at.and_then(system_time);
+        let oldest = issued_at.zip(self.times.max_age).and_then(|(at, age)| at.checked_add(age));
+        Ok(principal.token_kind(TokenKind::Jwt).verify_again_at(oldest))
     }
 }
 
