@@ -1,5 +1,6 @@
 use std::fmt;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,24 +12,23 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use pin_project_lite::pin_project;
 
 use crate::audit::layer::Config;
-use crate::event::{AuditEvent, AuditSlot, Outcome, bounded_path, bounded_text};
+use crate::event::{AuditEvent, AuditSlot, Outcome, bounded_method, bounded_path, bounded_text};
 use crate::rejection::{Rejection, RejectionKind};
-use crate::trace::RequestSpan;
+use crate::trace::{self, RequestSpan};
 
 pin_project! {
     /// Response future for [`Audit`](crate::audit::Audit).
     pub struct AuditFuture<F> {
         #[pin]
         future: F,
-        span: RequestSpan,
         pending: Pending,
     }
 }
 
 impl<F> AuditFuture<F> {
-    pub(super) fn new(future: F, span: RequestSpan, mut pending: Pending) -> Self {
+    pub(super) fn new(future: F, mut pending: Pending) -> Self {
         pending.inside = false;
-        Self { future, span, pending }
+        Self { future, pending }
     }
 }
 
@@ -41,7 +41,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         this.pending.inside = true;
-        let polled = this.span.in_scope(|| this.future.poll(cx));
+        let polled = this.pending.span().in_scope(|| this.future.poll(cx));
         this.pending.inside = false;
         let result = ready!(polled);
         this.pending.finish(result.as_ref().ok());
@@ -98,6 +98,10 @@ impl Pending {
         }
     }
 
+    pub(super) fn span(&self) -> &RequestSpan {
+        self.slot.span()
+    }
+
     /// The inner service has answered, or failed where there is no response.
     fn finish<B>(&mut self, response: Option<&Response<B>>) {
         let Some(response) = response else {
@@ -118,17 +122,19 @@ impl Pending {
         if std::mem::replace(&mut self.finished, true) {
             return;
         }
-        let findings = std::mem::take(&mut *self.slot.findings());
+        // A clone, because an AuditLayer further out may read them too.
+        let findings = self.slot.findings().clone();
         let grpc_status = answer.head.and_then(|(_, headers)| headers.get("grpc-status"));
-        self.config.sink.accept(AuditEvent {
+        let event = AuditEvent {
             time: self.time,
             sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
             outcome: answer.outcome,
             reason: answer.rejection.map(Rejection::reason),
+            anonymous: findings.anonymous,
             principal: findings.principal,
             address: self.address,
-            method: self.method.clone(),
-            path: bounded_path(&self.uri),
+            method: bounded_method(&self.method),
+            path: bounded_path(&self.uri).into_owned(),
             user_agent: self.user_agent.as_ref().map(|value| bounded_text(value.as_bytes())),
             status: answer.head.map(|(status, _)| status),
             grpc_status: grpc_status.and_then(|code| code.to_str().ok()?.parse().ok()),
@@ -136,7 +142,13 @@ impl Pending {
             policy: findings.policy,
             remaining: findings.remaining,
             latency: self.config.clock.monotonic().saturating_sub(self.started),
-        });
+        };
+        // Inside, so that a sink that logs does so in the context of the request. A panic of the
+        // sink must not take the answer along, nor the process where a handler's panic unwinds.
+        let accept = || self.span().in_scope(|| self.config.sink.accept(event));
+        if catch_unwind(AssertUnwindSafe(accept)).is_err() {
+            trace::audit_lost("the sink panicked");
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use http::HeaderName;
 use tower_layer::Layer;
 
 use crate::authenticate::Authenticate;
+use crate::authenticate::scrub::Scrub;
 use crate::clock::{Clock, SystemClock};
 use crate::rejection::{Challenge, RefusalStyle, Responder};
 use crate::verifier::{ErasedVerifier, TokenVerifier};
@@ -22,21 +23,11 @@ pub(super) struct Config {
     pub(super) verifier: Arc<dyn ErasedVerifier>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) style: Arc<RefusalStyle>,
-    pub(super) scrubbed_headers: Vec<HeaderName>,
+    pub(super) scrub: Scrub,
     pub(super) max_token_bytes: usize,
     pub(super) optional: bool,
     pub(super) strip_token: bool,
 }
-
-/// Headers in which proxies tell an application who calls.
-const IDENTITY_HEADERS: [HeaderName; 6] = [
-    HeaderName::from_static("remote-user"),
-    HeaderName::from_static("x-auth-request-user"),
-    HeaderName::from_static("x-authenticated-user"),
-    HeaderName::from_static("x-forwarded-user"),
-    HeaderName::from_static("x-remote-user"),
-    HeaderName::from_static("x-user-id"),
-];
 
 impl AuthenticateLayer {
     /// Asks this verifier about every token, and refuses requests without one.
@@ -46,7 +37,7 @@ impl AuthenticateLayer {
                 verifier: Arc::new(verifier),
                 clock: Arc::new(SystemClock),
                 style: Arc::default(),
-                scrubbed_headers: IDENTITY_HEADERS.to_vec(),
+                scrub: Scrub::default(),
                 max_token_bytes: 8 * 1024,
                 optional: false,
                 strip_token: false,
@@ -90,10 +81,12 @@ impl AuthenticateLayer {
     }
 
     /// The request headers that are removed before the inner service sees them, in place of the
-    /// default: `Remote-User`, `X-Auth-Request-User`, `X-Authenticated-User`, `X-Forwarded-User`,
-    /// `X-Remote-User` and `X-User-Id`.
+    /// default, those in which proxies assert an identity: `Remote-`, `X-Remote-`, `X-Forwarded-`
+    /// and `X-Auth-Request-` with `User`, `Groups`, `Email`, `Name` or `Preferred-Username` where
+    /// they have it, `X-Remote-Group`, `X-Authenticated-User`, `X-User-Id`, `-Email`, `-Name` and
+    /// `-Roles`, and the like of authentik, Google, Cloudflare, Amazon and Tailscale.
     pub fn with_scrubbed_headers(mut self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        self.config.scrubbed_headers = names.into_iter().collect();
+        self.config.scrub = Scrub::new(names);
         self
     }
 

@@ -12,7 +12,7 @@ use crate::authenticate::AuthenticateFuture;
 use crate::authenticate::layer::Config;
 use crate::event::AuditSlot;
 use crate::principal::{Authenticated, Principal};
-use crate::rejection::{Rejection, RejectionKind, RequestHead, ResponseBody};
+use crate::rejection::{Rejection, RejectionKind, ResponseBody};
 use crate::token::BearerToken;
 use crate::trace;
 use crate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
@@ -80,6 +80,7 @@ impl Config {
             None if self.optional => Ok(None),
             None => Err(Rejection::new(RejectionKind::MissingToken)),
             Some(token) if token.as_bytes().len() > self.max_token_bytes => {
+                // Before the verifier, whose work grows with the length (BEARER-15).
                 Err(VerifyError::from(VerifyErrorKind::Malformed).into())
             }
             Some(token) => Ok(Some(VerifyRequest::new(token, self.clock.now()))),
@@ -88,16 +89,18 @@ impl Config {
 
     /// Marks the request as authenticated, and tells those who want to know.
     pub(super) fn let_in<B>(&self, request: &mut Request<B>, principal: Option<Principal>) {
+        let slot = AuditSlot::of(request.extensions());
+        if let Some(slot) = slot {
+            slot.let_in(principal.as_ref());
+        }
         if let Some(principal) = &principal {
-            trace::record_on_current(principal);
-            if let Some(slot) = AuditSlot::of(request.extensions()) {
-                slot.authenticated(principal);
+            // The application may have opened a span of its own in the meantime.
+            if slot.is_none_or(|slot| !slot.span().is_current()) {
+                trace::record_on_current(principal);
             }
         }
         let headers = request.headers_mut();
-        for name in &self.scrubbed_headers {
-            headers.remove(name);
-        }
+        self.scrub.remove_from(headers);
         if self.strip_token {
             headers.remove(AUTHORIZATION);
         } else if let Some(value) = headers.get_mut(AUTHORIZATION) {
@@ -113,7 +116,7 @@ impl Config {
         &self,
         error: VerifyError,
         request: &Request<B>,
-    ) -> Response<Bytes> {
+    ) -> Box<Response<Bytes>> {
         if error.kind() == VerifyErrorKind::Unavailable {
             trace::unavailable(&error);
         } else {
@@ -127,8 +130,8 @@ impl Config {
         self.refuse(error.into(), request)
     }
 
-    fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
-        self.style.respond(rejection, RequestHead::of(request))
+    fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Box<Response<Bytes>> {
+        self.style.respond(rejection, request)
     }
 }
 

@@ -525,6 +525,27 @@ async fn clones_of_a_layer_share_units_and_other_names_do_not() {
     assert!(passed(&send(&first, with_token("other")).await), "another caller");
 }
 
+#[tokio::test]
+async fn tiers_and_layers_of_other_names_have_units_of_their_own() {
+    let issuer = TestIssuer::new("https://issuer.example", "https://api.example");
+    let minute = Quota::per_minute(1);
+    let limit = memory(minute, &ManualClock::default())
+        .with_tier("partner", Requirement::role("partner"), minute)
+        .with_tier("editor", Requirement::role("editor"), minute);
+    // The other layer has the same store and a tier of the same name.
+    let other = limit.clone().with_name("other");
+    let [service, other] = [&limit, &other].map(|limit| {
+        AuthenticateLayer::new(issuer.verifier()).layer(limit.layer(Probe::default()))
+    });
+    let token = |roles: &[&'static str]| issuer.token("user").roles(roles.to_vec()).sign();
+    // One caller, whose roles change.
+    for roles in [&["partner"][..], &["editor"], &[]] {
+        assert!(passed(&send(&service, with_token(&token(roles))).await), "{roles:?}");
+        assert!(!passed(&send(&service, with_token(&token(roles))).await), "{roles:?}");
+        assert!(passed(&send(&other, with_token(&token(roles))).await), "{roles:?}");
+    }
+}
+
 /// A store that cannot answer, at once or after a while.
 struct Down {
     at_once: bool,

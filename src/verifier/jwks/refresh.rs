@@ -1,12 +1,18 @@
 //! The task that keeps keys fresh, and what it shares with the verifiers.
 
+use std::error::Error;
+use std::fmt::Write;
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::fetch::{ErasedFetch, IssuerUrl};
 use crate::random::random_word;
@@ -19,6 +25,10 @@ use crate::verifier::jwt::{KeySet, KeySource, NewerKeys};
 
 /// The longest wait between two tries at an issuer that is down.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// The longest that any of the times may be: a key that the issuer withdraws must go (JWT-73,
+/// JWT-74).
+const MAX_TIME: Duration = Duration::from_secs(86_400);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
@@ -41,31 +51,42 @@ impl Default for Times {
     }
 }
 
+impl Times {
+    pub(super) fn can_be_kept(&self) -> bool {
+        let Self { shortest, longest, max_stale, cooldown, timeout } = *self;
+        let second = Duration::from_secs(1);
+        shortest >= second
+            && longest >= shortest
+            && cooldown >= second
+            && !timeout.is_zero()
+            && [longest, max_stale, cooldown, timeout].iter().all(|time| *time <= MAX_TIME)
+    }
+}
+
 /// What the task and the verifiers share.
 pub(super) struct Shared {
     times: Times,
     keys: ArcSwapOption<KeySet>,
     generation: AtomicU64,
     progress: watch::Sender<Progress>,
-    /// A verifier has met a name that is not known.
-    wanted: Notify,
     missing: Mutex<Missing>,
 }
 
 /// How the fetches go.
-#[derive(Clone, Debug)]
 struct Progress {
-    /// A fetch is under way.
-    fetching: bool,
-    /// Fetches that have ended, well or not.
+    /// Fetches that have begun.
+    begun: u64,
+    /// Fetches that have ended, well or not: one less while one is under way.
     done: u64,
+    /// A token has named a key that nobody knows, and no fetch has begun since.
+    wanted: bool,
+    /// When a fetch may begin for such a token.
+    cool_at: Instant,
+    /// When the next is due by itself.
+    next_at: Instant,
     failures: u32,
     /// When the last good one ended.
     fetched_at: Option<Instant>,
-    /// When the last one of any kind ended.
-    ended_at: Instant,
-    /// When the next is due by itself.
-    next_at: Instant,
     /// Why the last one failed.
     error: Option<Arc<str>>,
 }
@@ -74,12 +95,14 @@ impl Shared {
     pub(super) fn new(times: Times) -> Self {
         let now = Instant::now();
         let progress = Progress {
-            fetching: true,
+            // The first fetch begins with the task.
+            begun: 1,
             done: 0,
+            wanted: false,
+            cool_at: now,
+            next_at: now,
             failures: 0,
             fetched_at: None,
-            ended_at: now,
-            next_at: now,
             error: None,
         };
         Self {
@@ -87,14 +110,12 @@ impl Shared {
             keys: ArcSwapOption::empty(),
             generation: AtomicU64::new(0),
             progress: watch::Sender::new(progress),
-            wanted: Notify::new(),
-            missing: Mutex::new(Missing::new(times.cooldown * 4)),
+            missing: Mutex::new(Missing::new(times.cooldown)),
         }
     }
 
     pub(super) fn fetches(&self) -> u64 {
-        let progress = self.progress.borrow();
-        progress.done + u64::from(progress.fetching)
+        self.progress.borrow().begun
     }
 
     pub(super) fn failures(&self) -> u32 {
@@ -107,16 +128,20 @@ impl Shared {
 
     /// Waits until the first fetch has ended.
     pub(super) async fn first(&self) -> Result<(), VerifyError> {
-        self.ended_after(0).await?;
-        if self.keys.load().is_some() { Ok(()) } else { Err(self.unavailable()) }
+        self.ended(1).await?;
+        self.at_hand().map(drop)
     }
 
-    /// Waits until more than this many fetches have ended.
-    async fn ended_after(&self, done: u64) -> Result<(), VerifyError> {
+    fn at_hand(&self) -> Result<Arc<KeySet>, VerifyError> {
+        self.keys.load_full().ok_or_else(|| self.unavailable())
+    }
+
+    /// Waits until this many fetches have ended.
+    async fn ended(&self, count: u64) -> Result<(), VerifyError> {
         let mut progress = self.progress.subscribe();
-        // The task drops what it shares only when it is aborted with its last owner.
+        // One that is under way and the one after it may each take their time.
         let limit = self.times.timeout * 2;
-        match timeout(limit, progress.wait_for(|progress| progress.done > done)).await {
+        match timeout(limit, progress.wait_for(|progress| progress.done >= count)).await {
             Ok(Ok(_)) => Ok(()),
             _ => Err(self.unavailable()),
         }
@@ -139,18 +164,73 @@ impl Shared {
         missing.add(kid, Instant::now());
     }
 
-    /// Whether the last fetch is long enough ago for another one.
-    fn is_cool(&self, progress: &Progress) -> bool {
-        progress.ended_at.elapsed() >= self.times.cooldown
+    fn may_bring(&self, kid: &str) -> bool {
+        if self.is_missing(kid) {
+            return false;
+        }
+        let is_wanted = {
+            let progress = self.progress.borrow();
+            // While the issuer cannot be reached, it is not known whether it has the key.
+            if progress.is_fetching() || progress.failures > 0 || progress.is_cool() {
+                return true;
+            }
+            progress.wanted
+        };
+        if !is_wanted {
+            self.want();
+        }
+        false
+    }
+
+    /// Asks for a fetch, which comes once the cooldown is over; says whether that is now.
+    fn want(&self) -> bool {
+        let mut at_once = false;
+        self.progress.send_if_modified(|progress| {
+            at_once = progress.is_cool();
+            !std::mem::replace(&mut progress.wanted, true)
+        });
+        at_once
+    }
+
+    async fn newer(&self, kid: Option<&str>) -> Result<Arc<KeySet>, VerifyError> {
+        let (asked, is_fetching) = {
+            let progress = self.progress.borrow();
+            (progress.begun, progress.is_fetching())
+        };
+        if is_fetching {
+            self.ended(asked).await?;
+        }
+        let keys = self.at_hand()?;
+        let Some(kid) = kid.filter(|kid| !keys.names(kid)) else {
+            return Ok(keys);
+        };
+        // What was under way may have been answered before the issuer had the key.
+        if self.want() {
+            self.ended(asked + 1).await?;
+        }
+        let keys = self.at_hand()?;
+        if keys.names(kid) {
+            return Ok(keys);
+        }
+        let (failures, done) = {
+            let progress = self.progress.borrow();
+            (progress.failures, progress.done)
+        };
+        if failures > 0 {
+            return Err(self.unavailable());
+        }
+        if done > asked {
+            self.add_missing(kid);
+        }
+        Ok(keys)
     }
 
     /// Takes over what a fetch has brought, and says when the next is due.
     fn publish(&self, loaded: Loaded) -> Instant {
         let now = Instant::now();
-        let old = self.keys.swap(Some(Arc::new(loaded.keys)));
-        if let (Some(old), Some(new)) = (old, &*self.keys.load())
-            && !old.is_part_of(new)
-        {
+        let new = Arc::new(loaded.keys);
+        let old = self.keys.swap(Some(new.clone()));
+        if old.is_some_and(|old| !old.is_part_of(&new)) {
             self.generation.fetch_add(1, Ordering::SeqCst);
         }
         let Times { shortest, longest, .. } = self.times;
@@ -161,7 +241,7 @@ impl Shared {
             progress.failures = 0;
             progress.fetched_at = Some(now);
             progress.error = None;
-            progress.end(now, next_at);
+            progress.end(next_at);
         });
         next_at
     }
@@ -180,28 +260,65 @@ impl Shared {
         let mut next_at = now + jittered(backoff.min(MAX_BACKOFF));
         if let Some(end) = fetched_at.map(|at| at + self.times.longest + self.times.max_stale) {
             if now >= end {
-                if self.keys.swap(None).is_some() {
-                    self.generation.fetch_add(1, Ordering::SeqCst);
+                if self.withdraw() {
+                    trace::keys_too_old();
                 }
             } else {
                 // The keys must go when they are too old, not when the issuer is tried next.
                 next_at = next_at.min(end);
             }
         }
+        self.fail(with_causes(error), failures, next_at);
+        next_at
+    }
+
+    fn fail(&self, error: String, failures: u32, next_at: Instant) {
         self.progress.send_modify(|progress| {
             progress.failures = failures;
-            progress.error = Some(error.to_string().into());
-            progress.end(now, next_at);
+            progress.error = Some(error.into());
+            progress.end(next_at);
         });
-        next_at
+    }
+
+    /// Takes the keys away; says whether there were any.
+    fn withdraw(&self) -> bool {
+        let had_keys = self.keys.swap(None).is_some();
+        if had_keys {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
+        had_keys
+    }
+
+    /// Waits until a fetch is due: by itself, or for a token once that is allowed.
+    async fn due(&self, next_at: Instant) {
+        let mut progress = self.progress.subscribe();
+        let wanted = async {
+            let seen = progress.wait_for(|progress| progress.wanted).await;
+            let cool_at = seen.map_or(next_at, |progress| progress.cool_at);
+            sleep_until(cool_at).await;
+        };
+        let for_token = timeout_at(next_at, wanted).await.is_ok();
+        self.progress.send_modify(|progress| {
+            progress.begun += 1;
+            progress.wanted = false;
+            if for_token {
+                progress.cool_at = Instant::now() + self.times.cooldown;
+            }
+        });
     }
 }
 
 impl Progress {
-    fn end(&mut self, now: Instant, next_at: Instant) {
-        self.fetching = false;
-        self.done += 1;
-        self.ended_at = now;
+    fn is_fetching(&self) -> bool {
+        self.begun > self.done
+    }
+
+    fn is_cool(&self) -> bool {
+        Instant::now() >= self.cool_at
+    }
+
+    fn end(&mut self, next_at: Instant) {
+        self.done = self.begun;
         self.next_at = next_at;
     }
 }
@@ -212,21 +329,43 @@ pub(super) async fn keep_fresh(
     location: Location,
     fetch: Arc<dyn ErasedFetch>,
 ) {
+    let _ending = Ending(shared.clone());
     let mut document = None;
     loop {
-        shared.progress.send_modify(|progress| progress.fetching = true);
-        let fetched = once(&location, &*fetch, &mut document);
+        let fetched = without_panic(once(&location, &*fetch, &mut document));
         let next_at = match timeout(shared.times.timeout, fetched).await {
             Ok(Ok(loaded)) => shared.publish(loaded),
             Ok(Err(error)) => shared.keep(&error),
             Err(_) => shared.keep(&LoadError::Timeout),
         };
-        // A wish that comes within the cooldown is kept until it is over.
-        let cooled = Instant::now() + shared.times.cooldown;
-        if timeout_at(next_at, shared.wanted.notified()).await.is_ok() {
-            tokio::time::sleep_until(cooled.min(next_at)).await;
-        }
+        shared.due(next_at).await;
     }
+}
+
+/// Keys that nobody refreshes any more must not outlive their time: a runtime may end before the
+/// verifiers do.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let failures = self.0.failures().saturating_add(1);
+        self.0.withdraw();
+        let error = "the task that fetches keys has ended with its runtime";
+        self.0.fail(error.to_owned(), failures, Instant::now());
+    }
+}
+
+/// A panic of the fetcher is a fetch that failed.
+async fn without_panic<F>(fetched: F) -> Result<Loaded, LoadError>
+where
+    F: Future<Output = Result<Loaded, LoadError>>,
+{
+    let mut fetched = pin!(fetched);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| fetched.as_mut().poll(cx)));
+        polled.unwrap_or(Poll::Ready(Err(LoadError::Panic)))
+    })
+    .await
 }
 
 /// One fetch of the document, which is looked for anew when it was not where it had been.
@@ -251,41 +390,28 @@ fn jittered(time: Duration) -> Duration {
     tenth * 8 + Duration::from_nanos(random_word() % nanos)
 }
 
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string does not fail.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
 impl KeySource for Jwks {
     fn keys(&self) -> Option<Arc<KeySet>> {
         self.shared.keys.load_full()
     }
 
     fn may_bring(&self, kid: &str) -> bool {
-        if self.shared.is_missing(kid) {
-            return false;
-        }
-        self.shared.wanted.notify_one();
-        let progress = self.shared.progress.borrow();
-        // While the issuer cannot be reached, it is not known whether it has the key.
-        progress.fetching || progress.failures > 0 || self.shared.is_cool(&progress)
+        self.shared.may_bring(kid)
     }
 
     fn newer<'a>(&'a self, kid: Option<&'a str>) -> NewerKeys<'a> {
-        Box::pin(async move {
-            let shared = &*self.shared;
-            let (done, will_fetch) = {
-                let progress = shared.progress.borrow();
-                let asked = kid.is_some() && shared.is_cool(&progress);
-                (progress.done, progress.fetching || asked)
-            };
-            if will_fetch {
-                shared.ended_after(done).await?;
-            }
-            let keys = shared.keys.load_full().ok_or_else(|| shared.unavailable())?;
-            if let Some(kid) = kid.filter(|kid| !keys.names(kid)) {
-                if shared.failures() > 0 {
-                    return Err(shared.unavailable());
-                }
-                shared.add_missing(kid);
-            }
-            Ok(keys)
-        })
+        Box::pin(self.shared.newer(kid))
     }
 
     fn generation(&self) -> u64 {
