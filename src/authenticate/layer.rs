@@ -22,7 +22,8 @@ pub struct AuthenticateLayer {
 pub(super) struct Config {
     pub(super) verifier: Arc<dyn ErasedVerifier>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) style: Arc<RefusalStyle>,
+    /// `None` refuses in the style of an AuthenticateLayer outside, or in the default one.
+    pub(super) style: Option<Arc<RefusalStyle>>,
     pub(super) scrub: Scrub,
     pub(super) max_token_bytes: usize,
     pub(super) optional: bool,
@@ -36,7 +37,7 @@ impl AuthenticateLayer {
             config: Arc::new(Config {
                 verifier: Arc::new(verifier),
                 clock: Arc::new(SystemClock),
-                style: Arc::default(),
+                style: None,
                 scrub: Scrub::default(),
                 max_token_bytes: 8 * 1024,
                 optional: false,
@@ -55,21 +56,21 @@ impl AuthenticateLayer {
     /// The realm and the metadata of the challenges, for this layer and those inside it. Default:
     /// the realm `api`.
     pub fn with_challenge(mut self, challenge: Challenge) -> Self {
-        Arc::make_mut(&mut self.config_mut().style).challenge = challenge;
+        self.style_mut().challenge = challenge;
         self
     }
 
     /// Who writes the bodies of refusals, for this layer and those inside it. Default: problem
     /// documents; see [`rejection`](crate::rejection).
     pub fn with_responder(mut self, responder: impl Responder) -> Self {
-        Arc::make_mut(&mut self.config_mut().style).responder = Some(Arc::new(responder));
+        self.style_mut().responder = Some(Arc::new(responder));
         self
     }
 
     /// Tells clients `invalid_token` for expired, early and revoked tokens as well. Default: they
     /// are told apart once they are known to be authentic.
     pub fn with_uniform_errors(mut self) -> Self {
-        Arc::make_mut(&mut self.config_mut().style).uniform = true;
+        self.style_mut().uniform = true;
         self
     }
 
@@ -101,6 +102,10 @@ impl AuthenticateLayer {
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.config_mut().clock = Arc::new(clock);
         self
+    }
+
+    fn style_mut(&mut self) -> &mut RefusalStyle {
+        Arc::make_mut(self.config_mut().style.get_or_insert_default())
     }
 
     /// What the services made so far share stays as it is.
