@@ -57,6 +57,11 @@ pub(super) fn respond(rejection: &Rejection, request: &RequestHead<'_>) -> Optio
     Some(response)
 }
 
+/// The code of an answer that ended with its head, as refusals do.
+pub(crate) fn status_of(headers: &HeaderMap) -> Option<u16> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
 /// The `google.rpc.Status` that says how long to wait, where waiting helps.
 pub(super) fn details(rejection: &Rejection) -> Option<Vec<u8>> {
     let seconds = rejection.retry_after_seconds()?;

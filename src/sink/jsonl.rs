@@ -48,13 +48,13 @@ impl<W: Write + Send + 'static> JsonLinesSink<W> {
 
 impl<W: Write + Send + 'static> AuditSink for JsonLinesSink<W> {
     fn accept(&self, event: AuditEvent) {
-        let line = serde_json::to_vec(&event).map(|mut line| {
-            // With its end in one write, so that the lines of two processes cannot mix.
-            line.push(b'\n');
-            line
-        });
+        // Long enough for most, so that it need not grow.
+        let mut line = Vec::with_capacity(1024);
+        let made = serde_json::to_writer(&mut line, &event);
+        // With its end in one write, so that the lines of two processes cannot mix.
+        line.push(b'\n');
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = line.map_err(Into::into).and_then(|line| {
+        let written = made.map_err(Into::into).and_then(|()| {
             writer.to.write_all(&line)?;
             writer.to.flush()
         });
