@@ -111,10 +111,11 @@ pub mod require_scope;
 // Edges.
 #[cfg(feature = "axum")]
 pub mod extract;
+pub mod metadata;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use self::client_ip::{ClientIp, PeerAddr};
+pub use self::client_ip::{ClientAddr, ClientIp, InvalidNetwork, Network, PeerAddr};
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};

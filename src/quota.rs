@@ -138,8 +138,10 @@ impl Quota {
     /// This is the definition that every store must agree with (RL-40 to RL-46).
     pub(crate) fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
         let tolerance = self.tolerance();
-        // A clock that went back must not lock a key for longer than a full bucket takes (RL-45).
-        let base = tat.clamp(now, now.saturating_add(tolerance));
+        // A clock that went back must not lock a key for longer than a full bucket takes, also when
+        // the key is asked for in the meantime (RL-45).
+        let tat = tat.min(now.saturating_add(tolerance));
+        let base = tat.max(now);
         let new_tat = base.saturating_add(self.interval.saturating_mul(u64::from(cost)));
         let wait = new_tat.saturating_sub(now).saturating_sub(tolerance);
         if cost <= self.burst && wait == 0 {

@@ -21,7 +21,7 @@ const RANKS: [&[&str]; 5] = [
     &["event", "rejection", "trace"],
     &["fetch", "sink", "store", "verifier"],
     &["audit", "authenticate", "rate_limit", "require_scope"],
-    &["extract", "test_util"],
+    &["extract", "metadata", "test_util"],
 ];
 const PORTS: usize = 2;
 const LAYERS: usize = 3;

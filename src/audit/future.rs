@@ -26,7 +26,8 @@ pin_project! {
 }
 
 impl<F> AuditFuture<F> {
-    pub(super) fn new(future: F, span: RequestSpan, pending: Pending) -> Self {
+    pub(super) fn new(future: F, span: RequestSpan, mut pending: Pending) -> Self {
+        pending.inside = false;
         Self { future, span, pending }
     }
 }
@@ -39,7 +40,10 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let result = ready!(this.span.in_scope(|| this.future.poll(cx)));
+        this.pending.inside = true;
+        let polled = this.span.in_scope(|| this.future.poll(cx));
+        this.pending.inside = false;
+        let result = ready!(polled);
         this.pending.finish(result.as_ref().ok());
         Poll::Ready(result)
     }
@@ -61,6 +65,9 @@ pub(super) struct Pending {
     uri: Uri,
     user_agent: Option<HeaderValue>,
     address: Option<IpAddr>,
+    /// Whether the inner service is running. It still is when the request is dropped only if it
+    /// panicked, also where a layer outside caught that.
+    inside: bool,
     finished: bool,
 }
 
@@ -72,6 +79,7 @@ struct Answer<'a> {
 }
 
 impl Pending {
+    /// An event for this request, which the inner service is about to be called with.
     pub(super) fn new<B>(config: Arc<Config>, slot: AuditSlot, request: &Request<B>) -> Self {
         Self {
             slot,
@@ -80,7 +88,11 @@ impl Pending {
             method: request.method().clone(),
             uri: request.uri().clone(),
             user_agent: request.headers().get(USER_AGENT).cloned(),
-            address: config.client_ip.find(request.extensions()),
+            address: config
+                .client_ip
+                .find(request.headers(), request.extensions())
+                .map(|found| found.client),
+            inside: true,
             finished: false,
             config,
         }
@@ -130,7 +142,7 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let outcome = if std::thread::panicking() { Outcome::Panicked } else { Outcome::Aborted };
+        let outcome = if self.inside { Outcome::Panicked } else { Outcome::Aborted };
         self.emit(&Answer { outcome, rejection: None, head: None });
     }
 }

@@ -95,6 +95,8 @@ fn a_clock_that_goes_back_costs_at_most_a_full_bucket() {
     let mut key = Key::new(100, 5);
     let _ = key.take(1_000_000, 5);
     assert_eq!(step(key.take(0, 1)), Step::Deny { retry: 100, remaining: 0 }, "RL-45");
+    assert_eq!(step(key.take(99, 1)), Step::Deny { retry: 1, remaining: 0 }, "RL-45");
+    assert_eq!(step(key.take(100, 1)), Step::Allow { remaining: 0, reset: 500 }, "RL-45");
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! The fields `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-10), which
 //! are structured fields (RFC 9651).
 
-use std::fmt::Write;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::quota::{Quota, Usage};
@@ -41,10 +40,11 @@ impl Policy {
 
     /// The policy, and beside it what is left of it and when there will be more (RL-2).
     pub(super) fn fields(&self, usage: &Usage) -> Fields {
-        let mut limit = BytesMut::with_capacity(self.prefix.len() + 32);
-        // Writing into memory does not fail.
-        let next = whole_seconds(usage.next_unit);
-        let _ = write!(limit, "{}{};t={next}", self.prefix, usage.remaining);
+        let (mut remaining, mut next) = (itoa::Buffer::new(), itoa::Buffer::new());
+        let remaining = remaining.format(usage.remaining);
+        let next = next.format(whole_seconds(usage.next_unit));
+        // One allocation of the exact length, which becomes the value's own.
+        let limit = [&self.prefix, remaining, ";t=", next].concat();
         Fields { policy: self.field.clone(), limit: header_value(limit.into()) }
     }
 }

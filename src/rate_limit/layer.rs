@@ -3,7 +3,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::Extensions;
+use http::{Extensions, HeaderMap, Request};
 use tower_layer::Layer;
 
 use crate::client_ip::{ClientIp, host_part};
@@ -166,7 +166,8 @@ pub(super) struct Bucket<'a> {
 
 impl Config {
     /// What the request takes from; `None` when it is not limited.
-    pub(super) fn bucket(&self, extensions: &Extensions) -> Result<Option<Bucket<'_>>, Rejection> {
+    pub(super) fn bucket<B>(&self, request: &Request<B>) -> Result<Option<Bucket<'_>>, Rejection> {
+        let extensions = request.extensions();
         let authenticated = Authenticated::of(extensions);
         let principal = authenticated.and_then(|authenticated| authenticated.principal.as_ref());
         let tier = self.tier(principal);
@@ -185,7 +186,7 @@ impl Config {
                 PartitionKey::new([&*self.name, &*tier.name, "principal", issuer, subject])
             }
             (Partition::Principal, Some(_), None) | (Partition::Address, ..) => {
-                self.address_key(tier, extensions)?
+                self.address_key(tier, request.headers(), extensions)?
             }
         };
         Ok(Some(Bucket { limit, key }))
@@ -199,15 +200,20 @@ impl Config {
         self.tiers.iter().find(|tier| tier.takes(principal, now)).unwrap_or(&self.rest)
     }
 
-    fn address_key(&self, tier: &Tier, extensions: &Extensions) -> Result<PartitionKey, Rejection> {
-        let address = self.client_ip.find(extensions).ok_or_else(|| {
+    fn address_key(
+        &self,
+        tier: &Tier,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<PartitionKey, Rejection> {
+        let found = self.client_ip.find(headers, extensions).ok_or_else(|| {
             Rejection::layer_missing(
                 "RateLimitLayer cannot see the peer's address: insert PeerAddr into requests, \
                  or say where it is with ClientIp",
             )
         })?;
         let parts = [self.name.as_bytes(), tier.name.as_bytes()];
-        Ok(match host_part(address) {
+        Ok(match host_part(found.client) {
             IpAddr::V4(v4) => PartitionKey::new([parts[0], parts[1], b"v4", &v4.octets()]),
             IpAddr::V6(v6) => PartitionKey::new([parts[0], parts[1], b"v6", &v6.octets()]),
         })

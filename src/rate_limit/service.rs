@@ -45,7 +45,7 @@ where
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        let bucket = match config.bucket(request.extensions()) {
+        let bucket = match config.bucket(&request) {
             Ok(Some(bucket)) => bucket,
             Ok(None) => return RateLimitFuture::service(self.inner.call(request), None),
             Err(rejection) => return RateLimitFuture::refused(refuse(rejection, &request)),

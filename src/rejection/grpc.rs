@@ -4,9 +4,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 
-use crate::rejection::{Rejection, RejectionKind, headers, status};
+use crate::rejection::{Rejection, RejectionKind, RequestHead, headers, status};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -31,8 +31,14 @@ fn family(headers: &HeaderMap) -> Option<&'static str> {
 
 /// The reply, when the request is a call. Its status stays 200: any other would make the client
 /// invent a code of its own, and turn a 429 into one that it retries (GRPC-14).
-pub(super) fn respond(rejection: &Rejection, request: &HeaderMap) -> Option<Response<Bytes>> {
-    let family = family(request)?;
+///
+/// A call is a POST. For any other method a header would be enough to make a 200 of a 401, which a
+/// proxy that asks by subrequest whether to let a client in would take for a yes.
+pub(super) fn respond(rejection: &Rejection, request: &RequestHead<'_>) -> Option<Response<Bytes>> {
+    if request.method != Method::POST {
+        return None;
+    }
+    let family = family(request.headers)?;
     let status = status::of(rejection.kind());
     let mut response = Response::new(Bytes::new());
     let reply = response.headers_mut();
@@ -133,6 +139,8 @@ fn varint(to: &mut Vec<u8>, mut value: u64) {
 
 #[cfg(test)]
 mod tests {
+    use http::Request;
+
     use super::*;
 
     fn answered_with(content_type: &str) -> Option<&'static str> {
@@ -158,6 +166,21 @@ mod tests {
             assert_eq!(answered_with(content_type), expected, "GRPC-1, 2: {content_type}");
         }
         assert_eq!(family(&HeaderMap::new()), None);
+    }
+
+    /// A client could once turn its 401 into a 200 by a `content-type` alone, and a proxy that asked
+    /// by a GET whether to let it in believed that.
+    #[test]
+    fn only_a_post_is_a_call() {
+        let missing = Rejection::new(RejectionKind::MissingToken);
+        for method in [Method::POST, Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT] {
+            let is_call = method == Method::POST;
+            let request =
+                Request::builder().method(&method).header(CONTENT_TYPE, "application/grpc");
+            let request = request.body(()).unwrap();
+            let answer = respond(&missing, &RequestHead::of(&request));
+            assert_eq!(answer.is_some(), is_call, "GRPC-1: {method}");
+        }
     }
 
     #[test]

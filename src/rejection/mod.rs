@@ -1,8 +1,9 @@
 //! Saying no: one value for a refusal, rendered as HTTP or gRPC.
 //!
 //! Every layer of this crate that refuses a request makes a [`Rejection`] and answers with it. What
-//! the client sees depends on the kind alone, and on what it spoke: gRPC calls, recognised by their
-//! `content-type`, get a trailers-only reply, all others get a status, headers and a JSON body.
+//! the client sees depends on the kind alone, and on what it spoke: gRPC calls, which are POST
+//! requests with a `content-type` of their own, get a trailers-only reply, all others get a status,
+//! headers and a JSON body.
 //!
 //! | kind | HTTP | gRPC | `error` in the challenge | `error` in the body |
 //! |---|---|---|---|---|

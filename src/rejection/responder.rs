@@ -117,7 +117,7 @@ impl RefusalStyle {
     ) -> Response<Bytes> {
         trace::refused(&rejection);
         let rejection = if self.uniform { rejection.uniform() } else { rejection };
-        let mut response = match grpc::respond(&rejection, request.headers) {
+        let mut response = match grpc::respond(&rejection, &request) {
             Some(trailers_only) => trailers_only,
             None => self.http(&rejection, &request),
         };

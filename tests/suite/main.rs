@@ -1,4 +1,17 @@
 //! What the layers do to requests, through the layers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
+mod audit;
+mod contracts;
+mod every_refusal;
+mod extraction;
+mod extractors;
+mod grpc;
+mod leaks;
+mod limits;
+mod recording;
+mod refusals;
+mod scopes;
+mod stacking;
 mod support;
+mod wire;

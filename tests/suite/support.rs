@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
@@ -100,6 +100,13 @@ pub(crate) fn with_token(token: &str) -> Request<TestBody> {
         .header("authorization", format!("Bearer {token}"))
         .body(TestBody::default())
         .unwrap()
+}
+
+/// The same request as a gRPC call (GRPC-1).
+pub(crate) fn as_grpc_call(mut request: Request<TestBody>) -> Request<TestBody> {
+    *request.method_mut() = Method::POST;
+    request.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    request
 }
 
 /// A GET of `/` without credentials.

@@ -16,6 +16,8 @@ pub enum Algorithm {
     PS512,
     ES256,
     ES384,
+    /// With the feature `jwt` only; `rust-crypto` alone fits no key to it.
+    ES512,
     /// Ed25519, which tokens call `EdDSA` or, after RFC 9864, `Ed25519`.
     EdDSA,
 }
@@ -36,6 +38,7 @@ impl Algorithm {
             Self::PS512 => "PS512",
             Self::ES256 => "ES256",
             Self::ES384 => "ES384",
+            Self::ES512 => "ES512",
             Self::EdDSA => "EdDSA",
         }
     }
@@ -54,6 +57,7 @@ impl Algorithm {
             "PS512" => Self::PS512,
             "ES256" => Self::ES256,
             "ES384" => Self::ES384,
+            "ES512" => Self::ES512,
             "EdDSA" | "Ed25519" => Self::EdDSA,
             _ => return None,
         })
@@ -83,6 +87,7 @@ impl Algorithm {
             Self::HS384 => Some(48),
             Self::HS512 | Self::ES256 | Self::EdDSA => Some(64),
             Self::ES384 => Some(96),
+            Self::ES512 => Some(132),
             _ => None,
         }
     }

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use crate::trace;
 use crate::verifier::jwt::Algorithm;
-use crate::verifier::jwt::crypto::SignatureKey;
+use crate::verifier::jwt::crypto::{MAX_RSA_BITS, SignatureKey};
 
 /// The most keys of a set that are read.
 const MAX_KEYS: usize = 64;
@@ -45,7 +45,7 @@ pub enum InvalidKey {
     #[error("the secret is a key in PEM or JSON: use from_pem or from_jwk, or pass raw bytes")]
     SecretIsAKey,
     /// An RSA key that is too easy to break, or too slow to use.
-    #[error("an RSA key must have 2048 to 4096 bits")]
+    #[error("an RSA key must have 2048 to {} bits", MAX_RSA_BITS)]
     RsaSize,
     /// An Ed25519 key for which anybody can make signatures.
     #[error("the Ed25519 key is of small order, so that anybody could sign: replace it")]
@@ -97,8 +97,13 @@ impl VerifyingKey {
         if text.contains("PRIVATE KEY") {
             return Err(InvalidKey::NotForVerifying("it is a private key; keep it at the issuer"));
         }
+        if text.contains("CERTIFICATE") {
+            return Err(InvalidKey::NotForVerifying(
+                "it is a certificate, whose dates nobody would check; extract its public key",
+            ));
+        }
         let key = match algorithm {
-            Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(pem),
+            Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 => DecodingKey::from_ec_pem(pem),
             Algorithm::EdDSA => DecodingKey::from_ed_pem(pem),
             rsa if rsa.is_rsa() => DecodingKey::from_rsa_pem(pem),
             _ => return Err(InvalidKey::Mismatch(algorithm)),
@@ -107,7 +112,7 @@ impl VerifyingKey {
     }
 
     /// A JSON Web Key (RFC 7517). Its `kid` is kept. Without `alg` it is bound to the one that its
-    /// kind has most use of: RS256, ES256, ES384 or EdDSA; a secret must name its own.
+    /// kind has most use of: RS256, ES256, ES384, ES512 or EdDSA; a secret must name its own.
     ///
     /// # Errors
     ///
@@ -163,8 +168,15 @@ impl VerifyingKey {
     }
 
     fn new(algorithm: Algorithm, key: &DecodingKey) -> Result<Self, InvalidKey> {
-        if algorithm.is_rsa() && !matches!(rsa_bits(key), Some(2048..=4096)) {
-            return Err(InvalidKey::RsaSize);
+        if algorithm.is_rsa() {
+            let (modulus, exponent) = rsa_numbers(key).ok_or(InvalidKey::Mismatch(algorithm))?;
+            if !(2048..=MAX_RSA_BITS).contains(&bits(modulus)) {
+                return Err(InvalidKey::RsaSize);
+            }
+            // With an exponent of 1, the padded digest is its own signature.
+            if !(2..=33).contains(&bits(exponent)) || [modulus, exponent].into_iter().any(is_even) {
+                return Err(InvalidKey::Mismatch(algorithm));
+            }
         }
         if algorithm == Algorithm::EdDSA {
             match key.try_get_as_bytes().map(TryInto::try_into) {
@@ -268,9 +280,10 @@ impl KeySet {
         self.keys.iter().any(|key| key.algorithm == algorithm)
     }
 
-    /// Whether the other set has every one of these keys under the same name.
-    #[cfg(feature = "jwks")]
-    pub(crate) fn is_part_of(&self, other: &Self) -> bool {
+    /// Whether the other set has every one of these keys, for the same algorithm and under the same
+    /// name.
+    #[must_use]
+    pub fn is_part_of(&self, other: &Self) -> bool {
         self.keys.iter().all(|key| {
             other.keys.iter().any(|other| {
                 (key.print, key.algorithm, &key.kid) == (other.print, other.algorithm, &other.kid)
@@ -292,11 +305,15 @@ fn check_purpose(members: &Map<String, Value>) -> Result<(), InvalidKey> {
     if members.get("use").is_some_and(|value| value != "sig") {
         return Err(InvalidKey::NotForVerifying("its `use` is not `sig`"));
     }
-    let verifies = |ops: &Value| {
-        ops.as_array().is_some_and(|ops| ops.iter().any(|operation| operation == "verify"))
-    };
-    if members.get("key_ops").is_some_and(|ops| !verifies(ops)) {
-        return Err(InvalidKey::NotForVerifying("its `key_ops` lack `verify`"));
+    if let Some(operations) = members.get("key_ops") {
+        let operations = operations.as_array().map(Vec::as_slice).unwrap_or_default();
+        if !operations.iter().any(|operation| operation == "verify") {
+            return Err(InvalidKey::NotForVerifying("its `key_ops` lack `verify`"));
+        }
+        let of_signatures = |operation| operation == "sign" || operation == "verify";
+        if members.contains_key("use") && !operations.iter().all(of_signatures) {
+            return Err(InvalidKey::NotForVerifying("its `use` and its `key_ops` disagree"));
+        }
     }
     if ["d", "p", "q", "dp", "dq", "qi", "oth", "priv"]
         .iter()
@@ -313,6 +330,7 @@ fn usual_algorithm(jwk: &Jwk) -> Option<Algorithm> {
         AlgorithmParameters::EllipticCurve(key) => match key.curve {
             EllipticCurve::P256 => Some(Algorithm::ES256),
             EllipticCurve::P384 => Some(Algorithm::ES384),
+            EllipticCurve::P521 => Some(Algorithm::ES512),
             _ => None,
         },
         AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => {
@@ -339,6 +357,7 @@ fn fits(algorithm: Algorithm, jwk: &Jwk) -> bool {
             let len = match (algorithm, &key.curve) {
                 (Algorithm::ES256, EllipticCurve::P256) => 32,
                 (Algorithm::ES384, EllipticCurve::P384) => 48,
+                (Algorithm::ES512, EllipticCurve::P521) => 66,
                 _ => return false,
             };
             is_long(&key.x, len) && is_long(&key.y, len)
@@ -347,12 +366,10 @@ fn fits(algorithm: Algorithm, jwk: &Jwk) -> bool {
     }
 }
 
-/// A PEM file, or JSON, behind any white space or byte order mark (attack 2).
+/// A PEM file, a JSON Web Key or a set of them, whatever stands before it (attack 2).
 fn looks_like_a_key(secret: &[u8]) -> bool {
-    let text = secret.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(secret);
-    secret.windows(10).any(|window| window == b"-----BEGIN")
-        || serde_json::from_slice::<Value>(text)
-            .is_ok_and(|value| value.is_object() || value.is_array())
+    let has = |text: &[u8]| secret.windows(text.len()).any(|window| window == text);
+    has(b"-----BEGIN") || has(b"\"kty\"")
 }
 
 fn print_of(key: &DecodingKey) -> u64 {
@@ -364,25 +381,31 @@ fn print_of(key: &DecodingKey) -> u64 {
     hasher.finish()
 }
 
-/// The size of an RSA modulus; `None` where there is none to be found.
-fn rsa_bits(key: &DecodingKey) -> Option<usize> {
-    let modulus = match key.kind() {
-        DecodingKeyKind::RsaModulusExponent { n, .. } => n,
-        DecodingKeyKind::SecretOrDer(der) => pkcs1_modulus(der)?,
-    };
-    let first = modulus.iter().position(|&byte| byte != 0)?;
-    let zeros = modulus[first].leading_zeros() as usize;
-    Some((modulus.len() - first) * 8 - zeros)
+/// Modulus and exponent of an RSA key; `None` where there are none to be found.
+pub(super) fn rsa_numbers(key: &DecodingKey) -> Option<(&[u8], &[u8])> {
+    match key.kind() {
+        DecodingKeyKind::RsaModulusExponent { n, e } => Some((n, e)),
+        DecodingKeyKind::SecretOrDer(der) => {
+            // The two INTEGERs of an `RSAPublicKey` SEQUENCE (RFC 8017 §A.1.1).
+            let (sequence, _) = der_value(der, 0x30)?;
+            let (modulus, rest) = der_value(sequence, 0x02)?;
+            Some((modulus, der_value(rest, 0x02)?.0))
+        }
+    }
 }
 
-/// The first INTEGER of an `RSAPublicKey` SEQUENCE (RFC 8017 §A.1.1).
-fn pkcs1_modulus(der: &[u8]) -> Option<&[u8]> {
-    let sequence = der_value(der, 0x30)?;
-    der_value(sequence, 0x02)
+/// How many bits a big-endian number has.
+fn bits(number: &[u8]) -> usize {
+    let zeros = number.iter().take_while(|&&octet| octet == 0).count();
+    number.get(zeros).map_or(0, |first| (number.len() - zeros) * 8 - first.leading_zeros() as usize)
 }
 
-/// The value of the DER element at the start, if it has this tag.
-fn der_value(der: &[u8], tag: u8) -> Option<&[u8]> {
+fn is_even(number: &[u8]) -> bool {
+    number.last().is_none_or(|octet| octet & 1 == 0)
+}
+
+/// The value of the DER element at the start, if it has this tag, and what follows it.
+fn der_value(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let (&[found, first], rest) = der.split_first_chunk()?;
     if found != tag {
         return None;
@@ -395,7 +418,7 @@ fn der_value(der: &[u8], tag: u8) -> Option<&[u8]> {
         }
         _ => return None,
     };
-    rest.get(..len)
+    rest.split_at_checked(len)
 }
 
 /// The encodings of the points of order 1, 2, 4 and 8, canonical or not, without the sign bit. With

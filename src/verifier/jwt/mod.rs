@@ -49,6 +49,7 @@
 //! | depth of header and claims | 16 |
 //! | members of the claims, at each level | 1024 |
 //! | `kid` | 256 bytes |
+//! | RSA keys | 2048 to 8192 bits; to 4096 with `rust-crypto` alone |
 //! | keys in one verifier | 64 |
 //! | keys tried for one token | 8 |
 //!

@@ -122,6 +122,9 @@ impl Policy {
         if claims.issuer.as_deref().ok_or(missing)? != &*self.issuer {
             return Err(VerifyErrorKind::WrongIssuer);
         }
+        if claims.audience.is_empty() && !self.kind.audience_is_client {
+            return Err(missing);
+        }
         if !self.is_audience(claims) {
             return Err(VerifyErrorKind::WrongAudience);
         }
@@ -171,7 +174,7 @@ impl Policy {
             .auth_time(claims.auth_time.and_then(system_time))
             .claims(payload);
         if let (Some(issued_at), Some(max_age)) = (issued_at, self.times.max_age) {
-            principal = principal.verify_again_at(issued_at + max_age);
+            principal = principal.verify_again_at(issued_at.checked_add(max_age));
         }
         if let Some(client) = client {
             principal = principal.client(client);
@@ -288,7 +291,6 @@ impl From<TimeError> for VerifyError {
             TimeError::AgeUnknown
             | TimeError::IssuedInFuture
             | TimeError::LivesTooLong
-            | TimeError::OutOfRange
             | TimeError::TooOld => VerifyErrorKind::InvalidClaims,
         };
         Self::new(kind, error)

@@ -1,13 +1,16 @@
 use aws_lc_rs::hmac::{self, HMAC_SHA256, HMAC_SHA384, HMAC_SHA512};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, ParsedPublicKey,
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512,
-    RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
-    RsaPublicKeyComponents, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519,
+    ParsedPublicKey, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
+    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384,
+    RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents, VerificationAlgorithm,
 };
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 
 use crate::verifier::jwt::Algorithm;
+
+/// The largest RSA modulus that is checked with.
+pub(crate) const MAX_RSA_BITS: usize = 8192;
 
 /// A key parsed once, which then checks signatures without allocating.
 pub(crate) enum SignatureKey {
@@ -33,6 +36,7 @@ impl SignatureKey {
             Algorithm::PS512 => public(rsa(&RSA_PSS_2048_8192_SHA512, key)),
             Algorithm::ES256 => public(point(&ECDSA_P256_SHA256_FIXED, bytes()?)),
             Algorithm::ES384 => public(point(&ECDSA_P384_SHA384_FIXED, bytes()?)),
+            Algorithm::ES512 => public(point(&ECDSA_P521_SHA512_FIXED, bytes()?)),
             Algorithm::EdDSA => public(point(&ED25519, bytes()?)),
         }
     }
@@ -53,7 +57,14 @@ fn rsa(parameters: &'static RsaParameters, key: &DecodingKey) -> Option<ParsedPu
     match key.kind() {
         DecodingKeyKind::SecretOrDer(der) => ParsedPublicKey::new(parameters, der).ok(),
         DecodingKeyKind::RsaModulusExponent { n, e } => {
+            let [n, e] = [n, e].map(|number| without_leading_zeros(number));
             RsaPublicKeyComponents { n, e }.to_parsed_public_key(parameters).ok()
         }
     }
+}
+
+/// Some issuers write numbers with the sign octet that RFC 7518 §6.3.1 forbids (JWT-53).
+fn without_leading_zeros(number: &[u8]) -> &[u8] {
+    let zeros = number.iter().take_while(|&&octet| octet == 0).count();
+    &number[zeros..]
 }

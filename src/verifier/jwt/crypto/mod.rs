@@ -7,6 +7,6 @@ mod aws_lc;
 mod rust_crypto;
 
 #[cfg(feature = "jwt")]
-pub(super) use self::aws_lc::SignatureKey;
+pub(super) use self::aws_lc::{MAX_RSA_BITS, SignatureKey};
 #[cfg(all(feature = "rust-crypto", not(feature = "jwt")))]
-pub(super) use self::rust_crypto::SignatureKey;
+pub(super) use self::rust_crypto::{MAX_RSA_BITS, SignatureKey};

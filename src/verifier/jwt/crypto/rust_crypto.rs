@@ -1,8 +1,12 @@
 use jsonwebtoken::crypto::JwtVerifier;
 use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
-use jsonwebtoken::{Algorithm as Name, DecodingKey};
+use jsonwebtoken::{Algorithm as Name, AlgorithmFamily, DecodingKey};
 
 use crate::verifier::jwt::Algorithm;
+use crate::verifier::jwt::key::rsa_numbers;
+
+/// The largest RSA modulus that is checked with.
+pub(crate) const MAX_RSA_BITS: usize = 4096;
 
 /// A key that is parsed for every signature: the parsed form cannot be shared between threads.
 pub(crate) struct SignatureKey {
@@ -25,6 +29,7 @@ impl SignatureKey {
             Algorithm::PS512 => Name::PS512,
             Algorithm::ES256 => Name::ES256,
             Algorithm::ES384 => Name::ES384,
+            Algorithm::ES512 => return None,
             Algorithm::EdDSA => Name::EdDSA,
         };
         let key = Self { name, key: key.clone() };
@@ -32,7 +37,21 @@ impl SignatureKey {
     }
 
     pub(crate) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        self.parsed().is_some_and(|key| key.verify(message, &signature.to_vec()).is_ok())
+        self.is_in_range(signature)
+            && self.parsed().is_some_and(|key| key.verify(message, &signature.to_vec()).is_ok())
+    }
+
+    /// The `rsa` crate takes a signature modulo the modulus, and would accept it in two spellings
+    /// where RFC 8017 §5.2.2 has one.
+    fn is_in_range(&self, signature: &[u8]) -> bool {
+        if self.name.family() != AlgorithmFamily::Rsa {
+            return true;
+        }
+        rsa_numbers(&self.key).is_some_and(|(modulus, _)| {
+            let zeros = modulus.iter().take_while(|&&octet| octet == 0).count();
+            // The crate refuses any other length, so the first octet that differs decides.
+            signature < &modulus[zeros..]
+        })
     }
 
     /// The provider is called directly: the process-wide one panics when two are compiled in.

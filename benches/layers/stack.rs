@@ -1,0 +1,170 @@
+//! The layers, alone and stacked, above a service that does nothing.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use http_body_util::Empty;
+use tower::{Layer, Service, ServiceBuilder};
+use tower_gate::sink::{JsonLinesSink, NullSink};
+use tower_gate::store::memory::MemoryStore;
+use tower_gate::{
+    AuditLayer, AuthenticateLayer, FixedVerifier, PeerAddr, Principal, Quota, RateLimitLayer,
+    RequireScopeLayer,
+};
+
+use crate::harness::Subject;
+
+type Body = Empty<Bytes>;
+
+/// A quota that nothing here uses up.
+pub(crate) const QUOTA: Quota = Quota::per_second(1_000_000_000);
+
+/// As long as a small signed token.
+pub(crate) const TOKEN: &str = concat!(
+    "a-token-of-four-hundred-and-eighty-bytes----------------------------------------",
+    "--------------------------------------------------------------------------------",
+    "--------------------------------------------------------------------------------",
+    "--------------------------------------------------------------------------------",
+    "--------------------------------------------------------------------------------",
+    "--------------------------------------------------------------------------------",
+);
+
+/// Each layer alone, or where it needs another with that one, then all four.
+pub(crate) fn subjects() -> Vec<Subject> {
+    let json = || JsonLinesSink::new(std::io::sink());
+    let with = ServiceBuilder::new;
+    let four = |audit| with().layer(audit).layer(authenticate()).layer(limit()).layer(require());
+    vec![
+        subject("empty service", Nothing),
+        subject("Audit, NullSink", AuditLayer::new(NullSink).layer(Nothing)),
+        subject("Audit, JsonLinesSink", AuditLayer::new(json()).layer(Nothing)),
+        subject("Authenticate", authenticate().layer(Nothing)),
+        subject(
+            "Authenticate, RequireScope",
+            with().layer(authenticate()).layer(require()).service(Nothing),
+        ),
+        subject(
+            "Authenticate, RateLimit",
+            with().layer(authenticate()).layer(limit()).service(Nothing),
+        ),
+        subject("four layers, NullSink", four(AuditLayer::new(NullSink)).service(Nothing)),
+        subject("four layers, JsonLinesSink", four(AuditLayer::new(json())).service(Nothing)),
+    ]
+}
+
+/// The rate limit alone, with so many addresses.
+pub(crate) fn limit_subjects() -> Vec<Subject> {
+    let mut subjects = vec![from_addresses("empty service, many addresses", 1, Nothing)];
+    for (name, addresses) in [("1", 1), ("1 k", 1_000), ("1 M", 1_000_000)] {
+        let store = MemoryStore::with_max_keys(2_000_000);
+        let mut service = RateLimitLayer::by_address(store, QUOTA).layer(Nothing);
+        for address in 0..addresses {
+            send(&mut service, from_address(request(), address));
+        }
+        let name = format!("RateLimit by address, {name}");
+        subjects.push(from_addresses(name, addresses, service));
+    }
+    subjects
+}
+
+pub(crate) fn authenticate() -> AuthenticateLayer {
+    let principal = Principal::builder("https://issuer.example", "user-1")
+        .client("web")
+        .scopes("read:reports write:reports")
+        .roles(["editor"])
+        .build();
+    AuthenticateLayer::new(FixedVerifier::new().with(TOKEN, principal).unwrap())
+}
+
+pub(crate) fn limit() -> RateLimitLayer {
+    RateLimitLayer::new(MemoryStore::new(), QUOTA)
+}
+
+pub(crate) fn require() -> RequireScopeLayer {
+    RequireScopeLayer::scope("write:reports")
+}
+
+fn subject<S, B>(name: &str, mut service: S) -> Subject
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + 'static,
+    B: 'static,
+{
+    let request = request();
+    Subject::new(name, move || send(&mut service, request.clone()))
+}
+
+fn from_addresses<S, B>(name: impl Into<String>, addresses: u32, mut service: S) -> Subject
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + 'static,
+    B: 'static,
+{
+    let request = request();
+    let mut address = 0;
+    Subject::new(name, move || {
+        address = (address + 1) % addresses;
+        send(&mut service, from_address(request.clone(), address))
+    })
+}
+
+fn from_address(mut request: Request<Body>, address: u32) -> Request<Body> {
+    let peer = SocketAddr::from((Ipv4Addr::from_bits(address), 443));
+    request.extensions_mut().insert(PeerAddr(peer));
+    request
+}
+
+/// A request whose values share their bytes, as those from a server do.
+fn request() -> Request<Body> {
+    let mut request = Request::new(Body::new());
+    *request.uri_mut() = "/reports/2024?page=2".parse().unwrap();
+    for (name, value) in [
+        (header::HOST, "api.example"),
+        (header::USER_AGENT, "curl/8.5.0"),
+        (header::ACCEPT, "application/json"),
+        (header::ACCEPT_ENCODING, "gzip, br"),
+        (HeaderName::from_static("x-request-id"), "0b8ad7c4-5a43-4b6e-8e3a-0f1f3a1f4a57"),
+        (header::AUTHORIZATION, &format!("Bearer {TOKEN}")),
+    ] {
+        let shared = Bytes::copy_from_slice(value.as_bytes());
+        request.headers_mut().insert(name, HeaderValue::from_maybe_shared(shared).unwrap());
+    }
+    request
+}
+
+/// Sends a request that must come through, and at once.
+fn send<S, B>(service: &mut S, request: Request<Body>) -> Response<B>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>,
+{
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(&mut cx).is_ready());
+    match pin!(service.call(request)).poll(&mut cx) {
+        Poll::Ready(Ok(response)) if response.status().is_success() => response,
+        _ => panic!("the request did not come through"),
+    }
+}
+
+/// A service that does nothing but to name the type of its answer, as all that answer do.
+#[derive(Clone)]
+struct Nothing;
+
+impl Service<Request<Body>> for Nothing {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<Body>) -> Self::Future {
+        let mut response = Response::new(Body::new());
+        let content_type = HeaderValue::from_static("application/json");
+        response.headers_mut().insert(header::CONTENT_TYPE, content_type);
+        ready(Ok(response))
+    }
+}

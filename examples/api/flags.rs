@@ -1,0 +1,176 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use lexopt::prelude::*;
+use tower_gate::{Network, Quota};
+
+use crate::Error;
+
+pub(crate) const HELP: &str = "\
+--listen ADDR            where to listen; port 0 picks one (default 127.0.0.1:3000)
+--issuer URL             the expected iss
+--audience VALUE         a name of this API in aud; repeatable
+--jwks FILE|URL          keys from a JWKS file or endpoint
+--discover               keys by discovery from --issuer
+--hs256-secret-file FILE a shared secret of at least 32 bytes
+--any-typ                accept tokens whose typ is not at+jwt
+--leeway SECONDS         how far clocks may be apart (default 30)
+--introspect URL         RFC 7662 endpoint for tokens that are not JWTs
+--introspect-client ID:SECRET
+--audit FILE             audit events, one JSON object a line
+--trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
+--limit TIER=N/SECONDS[:BURST]   default, partner, internal or address
+--demo                   make keys, and print ready tokens
+";
+
+/// Flags for what this crate cannot do yet, and the feature that will.
+const LATER: [(&str, &str); 2] = [("tokens", "sqlite or postgres"), ("redis", "redis")];
+
+pub(crate) struct Flags {
+    pub(crate) listen: SocketAddr,
+    pub(crate) issuer: Option<String>,
+    pub(crate) audiences: Vec<String>,
+    pub(crate) keys: Vec<Keys>,
+    pub(crate) any_typ: bool,
+    pub(crate) leeway: Duration,
+    pub(crate) introspect: Option<String>,
+    pub(crate) introspect_client: Option<(String, String)>,
+    pub(crate) audit: Option<PathBuf>,
+    pub(crate) proxies: Vec<Network>,
+    pub(crate) limits: Limits,
+}
+
+/// Where keys come from.
+#[derive(Debug)]
+pub(crate) enum Keys {
+    Demo,
+    Discovery,
+    File(PathBuf),
+    Secret(PathBuf),
+    Url(String),
+}
+
+pub(crate) struct Limits {
+    pub(crate) default: Quota,
+    pub(crate) partner: Quota,
+    pub(crate) internal: Quota,
+    pub(crate) address: Quota,
+}
+
+impl Flags {
+    /// `None` when only help is wanted.
+    pub(crate) fn parse(mut parser: lexopt::Parser) -> Result<Option<Self>, Error> {
+        let mut flags = Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 3000)),
+            issuer: None,
+            audiences: Vec::new(),
+            keys: Vec::new(),
+            any_typ: false,
+            leeway: Duration::from_secs(30),
+            introspect: None,
+            introspect_client: None,
+            audit: None,
+            proxies: Vec::new(),
+            limits: Limits {
+                default: Quota::per_minute(60).with_burst(20),
+                partner: Quota::per_minute(10).with_burst(5),
+                internal: Quota::per_minute(600).with_burst(100),
+                address: Quota::per_minute(300).with_burst(100),
+            },
+        };
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("help") => return Ok(None),
+                Long("listen") => flags.listen = value(&mut parser, "listen")?,
+                Long("issuer") => flags.issuer = Some(text(&mut parser)?),
+                Long("audience") => flags.audiences.push(text(&mut parser)?),
+                Long("jwks") => flags.keys.push(Keys::parse(text(&mut parser)?)),
+                Long("discover") => flags.keys.push(Keys::Discovery),
+                Long("hs256-secret-file") => {
+                    flags.keys.push(Keys::Secret(parser.value()?.into()));
+                }
+                Long("any-typ") => flags.any_typ = true,
+                Long("leeway") => {
+                    flags.leeway = Duration::from_secs(value(&mut parser, "leeway")?);
+                }
+                Long("introspect") => flags.introspect = Some(text(&mut parser)?),
+                Long("introspect-client") => {
+                    let client = text(&mut parser)?;
+                    let (id, secret) =
+                        client.split_once(':').ok_or("--introspect-client wants ID:SECRET")?;
+                    flags.introspect_client = Some((id.to_owned(), secret.to_owned()));
+                }
+                Long("audit") => flags.audit = Some(parser.value()?.into()),
+                Long("trust-proxy") => flags.proxies.push(value(&mut parser, "trust-proxy")?),
+                Long("limit") => flags.limits.set(&text(&mut parser)?)?,
+                Long("demo") => flags.keys.push(Keys::Demo),
+                Long(name) if LATER.iter().any(|(later, _)| *later == name) => {
+                    let feature =
+                        LATER.iter().find(|(later, _)| *later == name).map(|later| later.1);
+                    let feature = feature.unwrap_or_default();
+                    return Err(format!(
+                        "--{name} needs the feature {feature}, which is not in this build"
+                    )
+                    .into());
+                }
+                other => {
+                    return Err(format!("{}; --help lists the flags", other.unexpected()).into());
+                }
+            }
+        }
+        Ok(Some(flags))
+    }
+}
+
+impl Keys {
+    fn parse(place: String) -> Self {
+        if place.starts_with("https://") || place.starts_with("http://") {
+            Self::Url(place)
+        } else {
+            Self::File(place.into())
+        }
+    }
+}
+
+impl Limits {
+    /// `TIER=N/SECONDS[:BURST]`.
+    fn set(&mut self, text: &str) -> Result<(), Error> {
+        let wrong = || format!("--limit {text}: it wants TIER=N/SECONDS[:BURST]");
+        let (tier, numbers) = text.split_once('=').ok_or_else(wrong)?;
+        let (rate, burst) = numbers.split_once(':').map_or((numbers, None), |(r, b)| (r, Some(b)));
+        let (units, seconds) = rate.split_once('/').ok_or_else(wrong)?;
+        let units = units.parse().map_err(|_| wrong())?;
+        let period = Duration::from_secs(seconds.parse().map_err(|_| wrong())?);
+        let burst = burst.map_or(Ok(units), str::parse).map_err(|_| wrong())?;
+        let quota = Quota::new(units, period, burst);
+        let quota = quota.map_err(|error| format!("--limit {text}: {error}"))?;
+        *match tier {
+            "default" => &mut self.default,
+            "partner" => &mut self.partner,
+            "internal" => &mut self.internal,
+            "address" => &mut self.address,
+            _ => {
+                let tiers = "default, partner, internal and address";
+                return Err(format!("--limit {text}: the tiers are {tiers}").into());
+            }
+        } = quota;
+        Ok(())
+    }
+}
+
+fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {
+    parser.value()?.string()
+}
+
+fn value<T>(parser: &mut lexopt::Parser, name: &str) -> Result<T, Error>
+where
+    T: FromStr,
+    T::Err: std::fmt::Display,
+{
+    let text = text(parser)?;
+    text.parse().map_err(|error| format!("--{name} {text}: {error}").into())
+}

@@ -1,0 +1,249 @@
+//! `TokenVerifier`.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::time::{Duration, SystemTime};
+
+use tower::Layer;
+use tower_gate::test_util::TestIssuer;
+use tower_gate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
+use tower_gate::{AuthenticateLayer, BearerToken, FixedVerifier, Principal, TokenVerifier};
+
+use crate::contracts::{block_on, contract};
+use crate::support::{Probe, send, with_token};
+
+/// A verifier, and the tokens of `user-1` and `user-2` that it accepts.
+struct Adapter<V> {
+    verifier: V,
+    good: Vec<String>,
+}
+
+contract! {
+    [
+        a_good_token_names_its_holder
+        a_token_that_is_not_good_in_every_character_is_refused
+        what_is_not_known_is_refused_and_is_no_outage
+        what_it_says_at_once_it_says_after_waiting
+        the_time_is_that_of_the_question
+        many_may_ask_at_once
+        an_answer_that_nobody_waits_for_harms_nothing
+        the_layer_lets_in_whom_it_accepts_and_nobody_else
+    ]
+    fixed => Adapter { verifier: fixed(), good: TOKENS.map(str::to_owned).to_vec() };
+    shared => Adapter { verifier: Arc::new(fixed()), good: TOKENS.map(str::to_owned).to_vec() };
+    closure => Adapter { verifier: closure(), good: TOKENS.map(str::to_owned).to_vec() };
+    jwt => jwt();
+    null => Adapter { verifier: FixedVerifier::new(), good: Vec::new() };
+}
+
+const ISSUER: &str = "https://issuer.example";
+const SUBJECTS: [&str; 2] = ["user-1", "user-2"];
+const TOKENS: [&str; 2] = ["the-long-token-of-user-one", "the-long-token-of-user-two"];
+
+fn fixed() -> FixedVerifier {
+    TOKENS.into_iter().zip(SUBJECTS).fold(FixedVerifier::new(), |verifier, (token, subject)| {
+        verifier.with(token, Principal::builder(ISSUER, subject).build()).unwrap()
+    })
+}
+
+/// Looks tokens up somewhere else.
+fn closure() -> impl TokenVerifier {
+    |request: VerifyRequest| async move {
+        tokio::task::yield_now().await;
+        let known = TOKENS.iter().position(|token| *token == request.token.as_str());
+        let subject = known.map(|index| SUBJECTS[index]).ok_or(VerifyErrorKind::UnknownToken)?;
+        Ok::<_, VerifyError>(Principal::builder(ISSUER, subject).build())
+    }
+}
+
+fn jwt() -> Adapter<impl TokenVerifier> {
+    let issuer = TestIssuer::new(ISSUER, "https://api.example");
+    let good = SUBJECTS.map(|subject| issuer.token(subject).scopes("read").sign());
+    Adapter { verifier: issuer.verifier(), good: good.to_vec() }
+}
+
+fn question(token: &str, now: SystemTime) -> VerifyRequest {
+    VerifyRequest::new(BearerToken::parse(token).unwrap(), now)
+}
+
+/// Asks as the layer does.
+async fn ask(
+    verifier: &impl TokenVerifier,
+    token: &str,
+    now: SystemTime,
+) -> Result<Principal, VerifyError> {
+    let question = question(token, now);
+    match verifier.try_verify(&question) {
+        Some(answer) => answer,
+        None => verifier.verify(&question).await,
+    }
+}
+
+/// An answer as far as answers can be compared.
+fn gist(answer: Result<Principal, VerifyError>) -> Result<String, VerifyErrorKind> {
+    match answer {
+        Ok(principal) => Ok(format!("{principal:?} {:?}", principal.expires_at())),
+        Err(error) => Err(error.kind()),
+    }
+}
+
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Tokens that are nearly this one, each still a token by its form.
+fn near(token: &str) -> BTreeSet<String> {
+    let mut near = BTreeSet::from([
+        token[1..].to_owned(),
+        token[..token.len() - 1].to_owned(),
+        format!("{token}a"),
+        format!("a{token}"),
+        format!("{token}="),
+        format!("{token}{token}"),
+        format!("{token}.{token}"),
+        token.to_uppercase(),
+        token.chars().rev().collect(),
+    ]);
+    for (at, before) in token.char_indices() {
+        let after = if before == 'A' { 'B' } else { 'A' };
+        near.insert(format!("{}{after}{}", &token[..at], &token[at + 1..]));
+    }
+    near
+}
+
+fn a_good_token_names_its_holder<V: TokenVerifier>(adapter: impl Fn() -> Adapter<V>) {
+    let Adapter { verifier, good } = adapter();
+    block_on(async {
+        for (token, subject) in good.iter().zip(SUBJECTS) {
+            for _ in 0..3 {
+                let principal = ask(&verifier, token, now()).await.unwrap();
+                assert_eq!((principal.issuer(), principal.subject()), (ISSUER, subject));
+            }
+        }
+    });
+}
+
+fn a_token_that_is_not_good_in_every_character_is_refused<V: TokenVerifier>(
+    adapter: impl Fn() -> Adapter<V>,
+) {
+    let Adapter { verifier, good } = adapter();
+    block_on(async {
+        for token in good.iter().flat_map(|token| near(token)) {
+            let error = ask(&verifier, &token, now()).await.expect_err(&token);
+            assert_ne!(error.kind(), VerifyErrorKind::Unavailable, "{token}");
+            assert!(error.principal().is_none(), "{token}: it is nobody's");
+        }
+    });
+}
+
+fn what_is_not_known_is_refused_and_is_no_outage<V: TokenVerifier>(
+    adapter: impl Fn() -> Adapter<V>,
+) {
+    let Adapter { verifier, .. } = adapter();
+    let long = "x".repeat(8192);
+    block_on(async {
+        for token in ["x", "x==", "a.b.c", "...", "..", "~+/-._", "eyJhbGciOiJub25lIn0.e30.", &long]
+        {
+            let error = ask(&verifier, token, now()).await.expect_err(token);
+            assert_ne!(error.kind(), VerifyErrorKind::Unavailable, "{token}");
+            assert!(error.principal().is_none(), "{token}");
+            let mut cause: Option<&dyn Error> = Some(&error);
+            while let Some(error) = cause {
+                let told = format!("{error} {error:?}");
+                assert!(token.len() < 4 || !told.contains(token), "attack 38: {told}");
+                cause = error.source();
+            }
+        }
+    });
+}
+
+fn what_it_says_at_once_it_says_after_waiting<V: TokenVerifier>(adapter: impl Fn() -> Adapter<V>) {
+    let Adapter { verifier, good } = adapter();
+    block_on(async {
+        for token in good.iter().map(String::as_str).chain(["unknown", "a.b.c"]) {
+            let question = question(token, now());
+            let waited = gist(verifier.verify(&question).await);
+            if let Some(at_once) = verifier.try_verify(&question) {
+                assert_eq!(gist(at_once), waited, "{token}");
+            }
+            assert_eq!(waited.is_ok(), good.iter().any(|good| good == token), "{token}");
+        }
+    });
+}
+
+fn the_time_is_that_of_the_question<V: TokenVerifier>(adapter: impl Fn() -> Adapter<V>) {
+    let Adapter { verifier, good } = adapter();
+    block_on(async {
+        for token in &good {
+            let principal = ask(&verifier, token, now()).await.unwrap();
+            let Some(end) = principal.expires_at() else {
+                continue;
+            };
+            let second = Duration::from_secs(1);
+            assert!(ask(&verifier, token, end - second).await.is_ok());
+            // The longest leeway that there is, and no less.
+            let error = ask(&verifier, token, end + 300 * second).await.unwrap_err();
+            assert_eq!(error.kind(), VerifyErrorKind::Expired);
+            let known = error.principal().map(Principal::subject);
+            assert_eq!(known, Some(principal.subject()), "whose it was stays known");
+        }
+    });
+}
+
+fn many_may_ask_at_once<V: TokenVerifier>(adapter: impl Fn() -> Adapter<V>) {
+    let Adapter { verifier, good } = adapter();
+    let verifier = Arc::new(verifier);
+    block_on(async {
+        let mut tasks = Vec::new();
+        for n in 0..64 {
+            let verifier = verifier.clone();
+            let (token, expected) = match good.get(n % 3) {
+                Some(token) => (token.clone(), Some(SUBJECTS[n % 3])),
+                None => (format!("unknown-{n}"), None),
+            };
+            tasks.push(tokio::spawn(async move {
+                let answer = ask(&*verifier, &token, now()).await.ok();
+                assert_eq!(answer.as_ref().map(Principal::subject), expected);
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+}
+
+fn an_answer_that_nobody_waits_for_harms_nothing<V: TokenVerifier>(
+    adapter: impl Fn() -> Adapter<V>,
+) {
+    let Adapter { verifier, good } = adapter();
+    block_on(async {
+        for token in &good {
+            let question = question(token, now());
+            {
+                let mut future = pin!(verifier.verify(&question));
+                let _ = future.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            }
+            assert!(ask(&verifier, token, now()).await.is_ok());
+        }
+    });
+}
+
+fn the_layer_lets_in_whom_it_accepts_and_nobody_else<V: TokenVerifier>(
+    adapter: impl Fn() -> Adapter<V>,
+) {
+    let Adapter { verifier, good } = adapter();
+    let service = AuthenticateLayer::new(verifier).layer(Probe::default());
+    block_on(async {
+        for (token, subject) in good.iter().zip(SUBJECTS) {
+            let answer = send(&service, with_token(token)).await;
+            assert_eq!((answer.status.as_u16(), &*answer.body), (200, subject.as_bytes()));
+        }
+        for token in ["unknown", "a.b.c"] {
+            let answer = send(&service, with_token(token)).await;
+            assert_eq!((answer.status.as_u16(), &*answer.error()), (401, "invalid_token"));
+        }
+    });
+}

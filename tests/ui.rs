@@ -1,0 +1,9 @@
+//! Mistakes that must not compile, and what the compiler says of them.
+//!
+//! Compilers word this differently. With a new one, read what it says, and keep it by
+//! `TRYBUILD=overwrite cargo test --all-features --test ui`.
+
+#[test]
+fn mistakes_do_not_compile_and_are_explained() {
+    trybuild::TestCases::new().compile_fail("tests/ui/*.rs");
+}
