@@ -87,14 +87,18 @@ impl BearerToken {
     #[must_use]
     pub fn as_str(&self) -> &str {
         // `find` and `parse` let ASCII only into a token.
-        let token = &self.value.as_bytes()[self.start..self.end];
-        std::str::from_utf8(token).unwrap_or_default()
+        std::str::from_utf8(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The text, for those who need not know that it is one: telling takes a while.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.value.as_bytes()[self.start..self.end]
     }
 }
 
 impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.end - self.start)
+        write!(f, "BearerToken({} bytes)", self.as_bytes().len())
     }
 }
 
@@ -110,7 +114,8 @@ fn is_b64token(text: &[u8]) -> bool {
     let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
     let body = &text[..text.len() - padding];
     let allowed = |byte: u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
+        // From `-` on there are `.`, `/` and the digits: fewer comparisons.
+        byte.is_ascii_alphabetic() || matches!(byte, b'-'..=b'9' | b'_' | b'~' | b'+')
     };
     // Looking at every byte lets the compiler look at many at once, six times as fast as `all`.
     !body.is_empty() && body.iter().fold(true, |valid, &byte| valid & allowed(byte))

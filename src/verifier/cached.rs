@@ -255,7 +255,7 @@ impl TokenId {
     fn of(token: &BearerToken) -> Self {
         static KEY: LazyLock<Key> =
             LazyLock::new(|| Key([random_word(), random_word(), random_word(), random_word()]));
-        Self(HighwayHasher::new(*KEY).hash128(token.as_str().as_bytes()))
+        Self(HighwayHasher::new(*KEY).hash128(token.as_bytes()))
     }
 }
 
