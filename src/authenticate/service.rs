@@ -79,7 +79,7 @@ impl Config {
         match BearerToken::find(request.headers(), request.uri())? {
             None if self.optional => Ok(None),
             None => Err(Rejection::new(RejectionKind::MissingToken)),
-            Some(token) if token.as_str().len() > self.max_token_bytes => {
+            Some(token) if token.as_bytes().len() > self.max_token_bytes => {
                 Err(VerifyError::from(VerifyErrorKind::Malformed).into())
             }
             Some(token) => Ok(Some(VerifyRequest::new(token, self.clock.now()))),
@@ -95,8 +95,12 @@ impl Config {
             }
         }
         let headers = request.headers_mut();
-        for name in &self.scrubbed_headers {
-            headers.remove(name);
+        // Requests have few names and seldom one of these: comparing all costs less than hashing
+        // each of these to look it up.
+        if headers.keys().any(|name| self.scrubbed_headers.contains(name)) {
+            for name in &self.scrubbed_headers {
+                headers.remove(name);
+            }
         }
         if self.strip_token {
             headers.remove(AUTHORIZATION);
