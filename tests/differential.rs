@@ -3,7 +3,7 @@
 //!
 //! What jwt-compact finds badly signed, or signed with another algorithm, must be refused here too.
 //! What it finds well signed may be refused only for a reason in [`STRICTER`] that the token gives.
-//! It knows no ES384 and no fractions of seconds, which are left out.
+//! It knows no ES384, no ES512 and no fractions of seconds, which are left out.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::cell::RefCell;
