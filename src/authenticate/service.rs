@@ -12,7 +12,7 @@ use crate::authenticate::AuthenticateFuture;
 use crate::authenticate::layer::Config;
 use crate::event::AuditSlot;
 use crate::principal::{Authenticated, Principal};
-use crate::rejection::{Rejection, RejectionKind, ResponseBody};
+use crate::rejection::{RefusalStyle, Rejection, RejectionKind, ResponseBody};
 use crate::token::BearerToken;
 use crate::trace;
 use crate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
@@ -108,7 +108,9 @@ impl Config {
         }
         let extensions = request.extensions_mut();
         extensions.insert(Authenticated { principal });
-        extensions.insert(self.style.clone());
+        if let Some(style) = &self.style {
+            extensions.insert(style.clone());
+        }
     }
 
     /// Refuses for what the verifier says, whose cause is logged and does not reach the client.
@@ -131,7 +133,10 @@ impl Config {
     }
 
     fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Box<Response<Bytes>> {
-        self.style.respond(rejection, request)
+        match &self.style {
+            Some(style) => style.respond(rejection, request),
+            None => RefusalStyle::refuse(rejection, request),
+        }
     }
 }
 

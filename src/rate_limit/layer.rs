@@ -22,7 +22,7 @@ use crate::store::{ErasedStore, RateLimitStore};
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is applied"]
 pub struct RateLimitLayer {
-    config: Config,
+    config: Arc<Config>,
 }
 
 /// What every request's limit needs.
@@ -78,7 +78,7 @@ impl RateLimitLayer {
 
     fn with_partition(store: impl RateLimitStore, quota: Quota, partition: Partition) -> Self {
         Self {
-            config: Config {
+            config: Arc::new(Config {
                 store: Arc::new(store),
                 clock: Arc::new(SystemClock),
                 style: None,
@@ -88,7 +88,7 @@ impl RateLimitLayer {
                 name: "default".into(),
                 tiers: Vec::new(),
                 rest: Tier::limited("default", None, quota),
-            },
+            }),
         }
     }
 
@@ -101,9 +101,9 @@ impl RateLimitLayer {
     /// When the name is not printable ASCII, or a tier has it.
     pub fn with_name(mut self, name: &str) -> Self {
         if let Some(limit) = &self.config.rest.limit {
-            self.config.rest = Tier::limited(name, None, limit.quota);
+            self.config_mut().rest = Tier::limited(name, None, limit.quota);
         }
-        self.config.name = name.into();
+        self.config_mut().name = name.into();
         self.config.panic_if_a_name_is_taken();
         self
     }
@@ -118,7 +118,7 @@ impl RateLimitLayer {
     /// When the name, which clients see, is not printable ASCII, or is that of another tier or of
     /// the quota for everybody else: the two would share their units.
     pub fn with_tier(mut self, name: &str, requirement: Requirement, quota: Quota) -> Self {
-        self.config.tiers.push(Tier::limited(name, Some(requirement), quota));
+        self.config_mut().tiers.push(Tier::limited(name, Some(requirement), quota));
         self.config.panic_if_a_name_is_taken();
         self
     }
@@ -129,8 +129,8 @@ impl RateLimitLayer {
     ///
     /// When another tier has the name.
     pub fn with_unlimited(mut self, name: &str, requirement: Requirement) -> Self {
-        let requirement = Some(requirement);
-        self.config.tiers.push(Tier { name: name.into(), requirement, limit: None });
+        let tier = Tier { name: name.into(), requirement: Some(requirement), limit: None };
+        self.config_mut().tiers.push(tier);
         self.config.panic_if_a_name_is_taken();
         self
     }
@@ -139,13 +139,13 @@ impl RateLimitLayer {
     /// else can know or guess. Nodes that share a store need the same one, or each of them gives
     /// every caller a quota of its own. Default: a random one for each process.
     pub fn with_partition_secret(mut self, secret: [u8; 16]) -> Self {
-        self.config.hasher = PartitionHasher::new(&secret);
+        self.config_mut().hasher = PartitionHasher::new(&secret);
         self
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
     pub fn with_client_ip(mut self, client_ip: ClientIp) -> Self {
-        self.config.client_ip = client_ip;
+        self.config_mut().client_ip = client_ip;
         self
     }
 
@@ -154,14 +154,20 @@ impl RateLimitLayer {
     /// is none.
     pub fn with_responder(mut self, responder: impl Responder) -> Self {
         let responder: Option<Arc<dyn Responder>> = Some(Arc::new(responder));
-        self.config.style = Some(Arc::new(RefusalStyle { responder, ..RefusalStyle::default() }));
+        self.config_mut().style =
+            Some(Arc::new(RefusalStyle { responder, ..RefusalStyle::default() }));
         self
     }
 
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
-        self.config.clock = Arc::new(clock);
+        self.config_mut().clock = Arc::new(clock);
         self
+    }
+
+    /// What the services made so far share stays as it is.
+    fn config_mut(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.config)
     }
 }
 
@@ -169,7 +175,7 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit::new(inner, Arc::new(self.config.clone()))
+        RateLimit::new(inner, self.config.clone())
     }
 }
 

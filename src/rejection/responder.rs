@@ -96,7 +96,8 @@ impl fmt::Debug for RequestHead<'_> {
     }
 }
 
-/// How an API refuses. AuthenticateLayer leaves its own on the request, for the layers inside it.
+/// How an API refuses. An AuthenticateLayer that was told how leaves that on the request, for the
+/// layers inside it.
 #[derive(Clone, Default)]
 pub(crate) struct RefusalStyle {
     pub(crate) challenge: Challenge,
