@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::LazyLock;
 
-use axum::Router;
 use axum::routing::{get, post};
+use axum::{Json, Router};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -216,13 +216,14 @@ async fn keys_come_from_a_file_an_endpoint_or_discovery() {
 
 #[tokio::test]
 async fn tokens_that_say_nothing_are_asked_about() {
-    async fn introspect(headers: HeaderMap, form: String) -> String {
+    async fn introspect(headers: HeaderMap, form: String) -> Json<Value> {
         // `api:s3cret`, as client_secret_basic has it.
         assert_eq!(headers["authorization"], "Basic YXBpOnMzY3JldA==", "OPAQUE-21");
         let active = form.contains("token=opaque-good");
-        json!({ "active": active, "sub": "ada", "aud": AUDIENCE, "client_id": "web",
-                "scope": "read:reports", "exp": 4_000_000_000_u64 })
-        .to_string()
+        Json(json!({
+            "active": active, "sub": "ada", "aud": AUDIENCE, "client_id": "web",
+            "scope": "read:reports", "exp": std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() + 60,
+        }))
     }
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/introspect", listener.local_addr().unwrap());

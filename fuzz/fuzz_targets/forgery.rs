@@ -33,9 +33,9 @@ struct Splice<'a> {
 }
 
 const NAMES: [&str; 8] = ["alg", "kid", "typ", "cty", "crit", "b64", "jwk", "zip"];
-const VALUES: [&str; 16] = [
-    "HS256", "HS384", "RS256", "RS512", "PS256", "ES256", "ES384", "EdDSA", "Ed25519", "none",
-    "hs256", "rs256", "es256", "eddsa", "at+jwt", "",
+const VALUES: [&str; 17] = [
+    "HS256", "HS384", "RS256", "RS512", "PS256", "ES256", "ES384", "ES512", "EdDSA", "Ed25519",
+    "none", "hs256", "rs256", "es256", "eddsa", "at+jwt", "",
 ];
 
 impl Splice<'_> {

@@ -195,7 +195,6 @@ struct Tokens {
 
 impl VerifiedTokens {
     fn new(max_tokens: usize, max_bytes: u64) -> Self {
-        let max_bytes = if max_tokens == 0 { 0 } else { max_bytes };
         // No token weighs less than its share of the bytes, which bounds their number too.
         let weights = Weights { least: max_bytes.div_ceil(max_tokens.max(1) as u64).max(1) };
         let hasher = BuildHasherDefault::default();

@@ -145,7 +145,7 @@ async fn the_numbers_of_a_policy_are_burst_and_the_time_it_takes_to_come_back() 
         (Quota::new(10, SECOND, 5).unwrap(), ["q=5;w=1", "r=4;t=1"]),
         (Quota::per_minute(60).with_burst(20), ["q=20;w=20", "r=19;t=1"]),
         (Quota::per_hour(1).with_burst(24), ["q=24;w=86400", "r=23;t=3600"]),
-        (Quota::per_hour(u32::MAX), ["q=4294967295;w=3604", "r=4294967294;t=1"]),
+        (Quota::per_hour(u32::MAX), ["q=4294967295;w=3600", "r=4294967294;t=1"]),
     ] {
         let service = behind_authenticate(&memory(quota, &ManualClock::default()));
         let answer = send(&service, with_token("user")).await;

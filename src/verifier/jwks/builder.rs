@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 
 use crate::fetch::{ErasedFetch, Fetch, InvalidUrl, IssuerUrl};
 use crate::verifier::jwks::discovery::Location;
-use crate::verifier::jwks::refresh::{Shared, Times, keep_fresh};
+use crate::verifier::jwks::refresh::keep_fresh;
+use crate::verifier::jwks::shared::{Shared, Times};
 use crate::verifier::jwks::{Jwks, Task};
 
 /// Keys that are not fetched yet; see [`Jwks::at`] and [`Jwks::discover`].

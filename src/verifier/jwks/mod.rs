@@ -68,6 +68,7 @@ mod builder;
 mod discovery;
 mod missing;
 mod refresh;
+mod shared;
 
 use std::fmt;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ use tokio::task::AbortHandle;
 
 use crate::fetch::Fetch;
 use crate::verifier::VerifyError;
-use crate::verifier::jwks::refresh::Shared;
+use crate::verifier::jwks::shared::Shared;
 use crate::verifier::jwt::KeySource;
 
 pub use self::builder::{InvalidJwks, JwksBuilder};

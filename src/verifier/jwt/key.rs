@@ -23,7 +23,6 @@ pub struct VerifyingKey {
     pub(super) algorithm: Algorithm,
     pub(super) key: SignatureKey,
     /// A hash of the key, to tell whether a set still has it.
-    #[cfg_attr(not(feature = "jwks"), expect(dead_code, reason = "only fetched sets change"))]
     print: u64,
 }
 
