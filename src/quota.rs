@@ -302,7 +302,8 @@ impl PartitionHasher {
         Self(SipHasher13::new_with_key(secret))
     }
 
-    pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
+    /// Begins every key with these parts.
+    pub(crate) fn with<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> Self {
         let mut hasher = self.0;
         for part in parts {
             let part = part.as_ref();
@@ -310,7 +311,11 @@ impl PartitionHasher {
             hasher.write(&(part.len() as u64).to_le_bytes());
             hasher.write(part);
         }
-        let hash = hasher.finish128();
+        Self(hasher)
+    }
+
+    pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
+        let hash = self.with(parts).0.finish128();
         PartitionKey([hash.h1, hash.h2])
     }
 }

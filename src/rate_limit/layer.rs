@@ -51,6 +51,8 @@ enum Partition {
 #[derive(Clone)]
 struct Tier {
     name: Arc<str>,
+    /// Has the names of the layer and of the tier behind it already.
+    hasher: PartitionHasher,
     /// `None` takes everybody.
     requirement: Option<Requirement>,
     /// `None` is not limited.
@@ -77,19 +79,18 @@ impl RateLimitLayer {
     }
 
     fn with_partition(store: impl RateLimitStore, quota: Quota, partition: Partition) -> Self {
-        Self {
-            config: Arc::new(Config {
-                store: Arc::new(store),
-                clock: Arc::new(SystemClock),
-                style: None,
-                partition,
-                hasher: PartitionHasher::default(),
-                client_ip: ClientIp::default(),
-                name: "default".into(),
-                tiers: Vec::new(),
-                rest: Tier::limited("default", None, quota),
-            }),
-        }
+        let config = Config {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            style: None,
+            partition,
+            hasher: PartitionHasher::default(),
+            client_ip: ClientIp::default(),
+            name: "default".into(),
+            tiers: Vec::new(),
+            rest: Tier::limited("default", None, quota),
+        };
+        Self { config: Arc::new(config) }.with_names_hashed()
     }
 
     /// The name of the quota for everybody else, as clients see it. Layers that share a store and a
@@ -105,7 +106,7 @@ impl RateLimitLayer {
         }
         self.config_mut().name = name.into();
         self.config.panic_if_a_name_is_taken();
-        self
+        self.with_names_hashed()
     }
 
     /// Gives principals that meet the requirement a quota of their own. The first tier that fits
@@ -120,7 +121,7 @@ impl RateLimitLayer {
     pub fn with_tier(mut self, name: &str, requirement: Requirement, quota: Quota) -> Self {
         self.config_mut().tiers.push(Tier::limited(name, Some(requirement), quota));
         self.config.panic_if_a_name_is_taken();
-        self
+        self.with_names_hashed()
     }
 
     /// Does not limit principals that meet the requirement. The first tier that fits counts.
@@ -129,10 +130,9 @@ impl RateLimitLayer {
     ///
     /// When another tier has the name.
     pub fn with_unlimited(mut self, name: &str, requirement: Requirement) -> Self {
-        let tier = Tier { name: name.into(), requirement: Some(requirement), limit: None };
-        self.config_mut().tiers.push(tier);
+        self.config_mut().tiers.push(Tier::unlimited(name, Some(requirement)));
         self.config.panic_if_a_name_is_taken();
-        self
+        self.with_names_hashed()
     }
 
     /// The secret under which callers are hashed before a store sees them: 128 bits that nobody
@@ -140,7 +140,7 @@ impl RateLimitLayer {
     /// every caller a quota of its own. Default: a random one for each process.
     pub fn with_partition_secret(mut self, secret: [u8; 16]) -> Self {
         self.config_mut().hasher = PartitionHasher::new(&secret);
-        self
+        self.with_names_hashed()
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
@@ -162,6 +162,15 @@ impl RateLimitLayer {
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.config_mut().clock = Arc::new(clock);
+        self
+    }
+
+    /// Hashes the names in a key after every change of them, and not for every request.
+    fn with_names_hashed(mut self) -> Self {
+        let config = self.config_mut();
+        for tier in config.tiers.iter_mut().chain([&mut config.rest]) {
+            tier.hasher = config.hasher.with([&*config.name, &*tier.name]);
+        }
         self
     }
 
@@ -192,9 +201,13 @@ impl fmt::Debug for RateLimitLayer {
 impl Tier {
     fn limited(name: &str, requirement: Option<Requirement>, quota: Quota) -> Self {
         let policy = Policy::new(name, &quota);
-        let name: Arc<str> = name.into();
-        let limit = Some(Arc::new(Limit { name: name.clone(), quota, policy }));
-        Self { name, requirement, limit }
+        let tier = Self::unlimited(name, requirement);
+        let limit = Arc::new(Limit { name: tier.name.clone(), quota, policy });
+        Self { limit: Some(limit), ..tier }
+    }
+
+    fn unlimited(name: &str, requirement: Option<Requirement>) -> Self {
+        Self { name: name.into(), hasher: PartitionHasher::default(), requirement, limit: None }
     }
 }
 
@@ -232,8 +245,7 @@ impl Config {
         };
         let key = match (self.partition, principal) {
             (Partition::Principal, Some(principal)) => {
-                let (issuer, subject) = (principal.issuer(), principal.subject());
-                self.hasher.key([&*self.name, &*tier.name, "principal", issuer, subject])
+                tier.hasher.key(["principal", principal.issuer(), principal.subject()])
             }
             (Partition::Principal, None) | (Partition::Address, _) => {
                 self.address_key(tier, request.headers(), extensions)?
@@ -288,10 +300,9 @@ impl Config {
             )
         })?;
         // The family is a part, so that no four bytes of one are taken for those of the other.
-        let parts = [self.name.as_bytes(), tier.name.as_bytes()];
         Ok(match host_part(found.client) {
-            IpAddr::V4(v4) => self.hasher.key([parts[0], parts[1], b"v4", &v4.octets()]),
-            IpAddr::V6(v6) => self.hasher.key([parts[0], parts[1], b"v6", &v6.octets()]),
+            IpAddr::V4(v4) => tier.hasher.key([&b"v4"[..], &v4.octets()]),
+            IpAddr::V6(v6) => tier.hasher.key([&b"v6"[..], &v6.octets()]),
         })
     }
 }
