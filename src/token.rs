@@ -113,15 +113,18 @@ fn after_scheme(value: &[u8]) -> Option<&[u8]> {
 fn is_b64token(text: &[u8]) -> bool {
     let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
     let body = &text[..text.len() - padding];
-    let allowed = |byte: u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'+' | b'/')
-    };
+    // From `-` to `9` stand `-./` and the digits.
+    let allowed =
+        |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'-'..=b'9' | b'+' | b'_' | b'~');
     // Looking at every byte lets the compiler look at many at once, six times as fast as `all`.
     !body.is_empty() && body.iter().fold(true, |valid, &byte| valid & allowed(byte))
 }
 
 fn has_access_token(query: &str) -> bool {
-    query.split('&').any(|pair| pair.split('=').next() == Some("access_token"))
+    query.split('&').any(|pair| {
+        let rest = pair.strip_prefix("access_token");
+        rest.is_some_and(|rest| matches!(rest.as_bytes().first(), None | Some(b'=')))
+    })
 }
 
 #[cfg(test)]
