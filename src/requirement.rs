@@ -141,21 +141,27 @@ impl Requirement {
     /// Whether the principal meets it at this time.
     #[must_use]
     pub fn is_met_by(&self, principal: &Principal, now: SystemTime) -> bool {
+        self.is_met(principal, &|| now)
+    }
+
+    /// The same for layers, which look at the clock only where the age of a login counts: a look
+    /// costs as much as the rest.
+    pub(crate) fn is_met(&self, principal: &Principal, now: &dyn Fn() -> SystemTime) -> bool {
         match &self.0 {
             Condition::Acr(values) => {
                 principal.acr().is_some_and(|acr| values.iter().any(|value| **value == *acr))
             }
-            Condition::All(all) => all.iter().all(|one| one.is_met_by(principal, now)),
-            Condition::Any(any) => any.iter().any(|one| one.is_met_by(principal, now)),
+            Condition::All(all) => all.iter().all(|one| one.is_met(principal, now)),
+            Condition::Any(any) => any.iter().any(|one| one.is_met(principal, now)),
             Condition::MaxAge(most) => {
-                principal.auth_time().is_some_and(|at| match now.duration_since(at) {
+                principal.auth_time().is_some_and(|at| match now().duration_since(at) {
                     Ok(age) => age <= *most,
                     // A login in the near future is the skew of a clock. One in the far future is a
                     // mistake, such as milliseconds for seconds, and proves nothing.
                     Err(error) => error.duration() <= MAX_SKEW,
                 })
             }
-            Condition::Not(one) => !one.is_met_by(principal, now),
+            Condition::Not(one) => !one.is_met(principal, now),
             Condition::Role(role) => principal.has_role(role),
             Condition::Scope(scope) => principal.scopes().contains(scope),
         }

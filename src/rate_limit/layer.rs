@@ -279,12 +279,11 @@ impl Config {
     }
 
     fn tier(&self, principal: Option<&Principal>) -> &Tier {
-        let Some(principal) = principal.filter(|_| !self.tiers.is_empty()) else {
+        let Some(principal) = principal else {
             return &self.rest;
         };
-        // Only here, because most layers have no tiers and a look at the clock is not free.
-        let now = self.clock.now();
-        self.tiers.iter().find(|tier| tier.takes(principal, now)).unwrap_or(&self.rest)
+        let now = || self.clock.now();
+        self.tiers.iter().find(|tier| tier.takes(principal, &now)).unwrap_or(&self.rest)
     }
 
     fn address_key(
@@ -308,7 +307,7 @@ impl Config {
 }
 
 impl Tier {
-    fn takes(&self, principal: &Principal, now: SystemTime) -> bool {
-        self.requirement.as_ref().is_none_or(|requirement| requirement.is_met_by(principal, now))
+    fn takes(&self, principal: &Principal, now: &dyn Fn() -> SystemTime) -> bool {
+        self.requirement.as_ref().is_none_or(|requirement| requirement.is_met(principal, now))
     }
 }
