@@ -41,10 +41,11 @@ impl Subject {
         started.elapsed().as_secs_f64() * 1e9 / f64::from(times)
     }
 
-    /// How many runs fill a batch.
+    /// How many runs fill a batch. Each number is tried several times, because one interruption
+    /// would make a few runs look like many.
     fn batch(&mut self) -> u32 {
         let mut times = 1;
-        while self.time(times) * f64::from(times) < BATCH.as_secs_f64() * 1e9 {
+        while (0..5).any(|_| self.time(times) * f64::from(times) < BATCH.as_secs_f64() * 1e9) {
             times *= 2;
         }
         times
