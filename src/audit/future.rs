@@ -62,8 +62,9 @@ pub(super) struct Pending {
     /// Whether the inner service is running. It still is when the request is dropped only if it
     /// panicked, also where a layer outside caught that.
     inside: bool,
-    /// What the request says; `None` once the sink has it.
-    event: Option<AuditEvent>,
+    /// What the request says; `None` once the sink has it. Boxed, because every request moves its
+    /// future several times.
+    event: Option<Box<AuditEvent>>,
 }
 
 impl Pending {
@@ -93,7 +94,7 @@ impl Pending {
             latency: Duration::ZERO,
         };
         let started = config.clock.monotonic();
-        Self { config, slot, started, inside: true, event: Some(event) }
+        Self { config, slot, started, inside: true, event: Some(Box::new(event)) }
     }
 
     pub(super) fn span(&self) -> &RequestSpan {
@@ -119,22 +120,19 @@ impl Pending {
         self.emit(event);
     }
 
-    fn emit(&self, event: AuditEvent) {
+    fn emit(&self, mut event: Box<AuditEvent>) {
         static SEQUENCE: AtomicU64 = AtomicU64::new(1);
         // A clone, because an AuditLayer further out may read them too.
         let findings = self.slot.findings().clone();
-        let event = AuditEvent {
-            sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
-            anonymous: findings.anonymous,
-            principal: findings.principal,
-            policy: findings.policy,
-            remaining: findings.remaining,
-            latency: self.config.clock.monotonic().saturating_sub(self.started),
-            ..event
-        };
+        event.sequence = SEQUENCE.fetch_add(1, Ordering::Relaxed);
+        event.anonymous = findings.anonymous;
+        event.principal = findings.principal;
+        event.policy = findings.policy;
+        event.remaining = findings.remaining;
+        event.latency = self.config.clock.monotonic().saturating_sub(self.started);
         // Inside, so that a sink that logs does so in the context of the request. A panic of the
         // sink must not take the answer along, nor the process where a handler's panic unwinds.
-        let accept = || self.span().in_scope(|| self.config.sink.accept(event));
+        let accept = || self.span().in_scope(|| self.config.sink.accept(*event));
         if catch_unwind(AssertUnwindSafe(accept)).is_err() {
             trace::audit_lost("the sink panicked");
         }
@@ -143,9 +141,9 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        if let Some(event) = self.event.take() {
-            let outcome = if self.inside { Outcome::Panicked } else { Outcome::Aborted };
-            self.emit(AuditEvent { outcome, ..event });
+        if let Some(mut event) = self.event.take() {
+            event.outcome = if self.inside { Outcome::Panicked } else { Outcome::Aborted };
+            self.emit(event);
         }
     }
 }
