@@ -1,0 +1,53 @@
+//! Verifies the same tokens with this crate and with others, in one run.
+//!
+//! ```text
+//! cargo run --release --manifest-path benches/peers/Cargo.toml
+//! ```
+//!
+//! Lines of layers say what a request takes above a service that does nothing; the others what a call
+//! takes. Figures are medians of batches that take turns. The peers get their keys as they ask for
+//! them, so that none goes through a network.
+
+mod harness;
+mod peers;
+mod tokens;
+
+use crate::harness::Times;
+use crate::peers::{COLD, COLD_LAYER, EMPTY, PEERS, RAW, WARM_LAYER, subjects};
+
+fn main() {
+    let turns = std::env::args().nth(1).map_or(1001, |turns| turns.parse().expect("turns"));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let mut columns = Vec::new();
+    for token in tokens::all() {
+        let (algorithm, len) = (token.algorithm, token.text.len());
+        let times = Times::measure(turns, runtime.block_on(subjects(token)));
+        columns.push((format!("{algorithm}, {len} bytes"), times));
+    }
+
+    let row = |name: &str, figure: &dyn Fn(&Times) -> String| {
+        print!("{name:<44}");
+        columns.iter().for_each(|(_, times)| print!("{:>18}", figure(times)));
+        println!();
+    };
+    let micros = |nanos: f64| format!("{:.2} µs", nanos / 1e3);
+    print!("{:<44}", "");
+    columns.iter().for_each(|(head, _)| print!("{head:>18}"));
+    println!();
+    for name in [RAW, COLD] {
+        row(name, &|times| micros(times.median(name)));
+    }
+    println!("layers, above an empty service");
+    for name in [COLD_LAYER].into_iter().chain(PEERS).chain([WARM_LAYER]) {
+        row(name, &|times| micros(times.above(name, EMPTY)));
+    }
+    println!("bars");
+    row("JwtVerifier above the signature", &|times| micros(times.above(COLD, RAW)));
+    row("token seen before, above an empty service", &|times| {
+        format!("{:.0} ns", times.above(WARM_LAYER, EMPTY))
+    });
+    row("best peer / token seen before", &|times| {
+        let best = PEERS.map(|peer| times.above(peer, EMPTY)).into_iter().fold(f64::MAX, f64::min);
+        format!("{:.0} ×", best / times.above(WARM_LAYER, EMPTY))
+    });
+}

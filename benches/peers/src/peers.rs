@@ -1,0 +1,217 @@
+//! The same question asked through each crate's layer, above a service that does nothing.
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Request, Response, header};
+use huskarl_axum::layers::ValidatorLayer;
+use huskarl_axum::resource_server::core::crypto::verifier::{JwsVerifier, JwsVerifierPlatform};
+use huskarl_axum::resource_server::core::jwk::Jwk;
+use huskarl_axum::resource_server::core::platform::MaybeSendBoxFuture;
+use huskarl_axum::resource_server::core::{EndpointUrl, Error};
+use huskarl_axum::resource_server::validator::rfc9068::Rfc9068Validator;
+use huskarl_crypto_native::NativeVerifierPlatform;
+use huskarl_crypto_native::symmetric::SymmetricKey;
+use jwt_authorizer::{IntoLayer, JwtAuthorizer, RegisteredClaims, Validation};
+use serde_json::json;
+use tower::{Layer, Service};
+use tower_gate::verifier::jwt::{JwtVerifier, VerifyingKey};
+use tower_gate::verifier::{CachedVerifier, VerifyRequest};
+use tower_gate::{AuthenticateLayer, BearerToken, TokenVerifier};
+use tower_oauth2_resource_server::server::OAuth2ResourceServer;
+use tower_oauth2_resource_server::tenant::TenantConfiguration;
+
+use crate::harness::Subject;
+use crate::tokens::{AUDIENCE, ISSUER, Token};
+
+pub(crate) const EMPTY: &str = "empty service";
+pub(crate) const RAW: &str = "aws-lc-rs, the signature alone";
+pub(crate) const COLD: &str = "tower-gate, JwtVerifier without the layer";
+pub(crate) const COLD_LAYER: &str = "tower-gate, every token new";
+pub(crate) const WARM_LAYER: &str = "tower-gate, token seen before";
+pub(crate) const JWT_AUTHORIZER: &str = "jwt-authorizer 0.15.0";
+pub(crate) const RESOURCE_SERVER: &str = "tower-oauth2-resource-server 0.12.5";
+pub(crate) const HUSKARL: &str = "huskarl-axum 0.1.0";
+
+pub(crate) const PEERS: [&str; 3] = [JWT_AUTHORIZER, RESOURCE_SERVER, HUSKARL];
+
+/// Everything that this token can be put to.
+pub(crate) async fn subjects(token: Token) -> Vec<Subject> {
+    let text = &token.text;
+    let verifier = || {
+        JwtVerifier::builder()
+            .issuer(ISSUER)
+            .audience(AUDIENCE)
+            .with_key(VerifyingKey::from_jwk(&token.jwk.to_string()).unwrap())
+            .build()
+            .unwrap()
+    };
+    let warm = AuthenticateLayer::new(CachedVerifier::new(verifier()));
+    let alone = verifier();
+    let request = VerifyRequest::new(BearerToken::parse(text).unwrap(), SystemTime::now());
+    let mut subjects = vec![
+        subject(EMPTY, text, Nothing::<axum::body::Body>::new()),
+        Subject::new(COLD, move || alone.try_verify(&request).unwrap().unwrap()),
+        subject(COLD_LAYER, text, AuthenticateLayer::new(verifier()).layer(ours())),
+        subject(WARM_LAYER, text, warm.layer(ours())),
+        subject(JWT_AUTHORIZER, text, jwt_authorizer(&token).await),
+        subject(RESOURCE_SERVER, text, resource_server(&token).await),
+        subject(HUSKARL, text, huskarl(&token).await),
+    ];
+    let check = token.check;
+    subjects.push(Subject::new(RAW, move || assert!(check())));
+    subjects
+}
+
+fn ours() -> Nothing<axum::body::Body> {
+    Nothing::new()
+}
+
+async fn jwt_authorizer(token: &Token) -> impl Asked {
+    let builder = match token.algorithm {
+        "HS256" => JwtAuthorizer::<RegisteredClaims>::from_secret(&token.key),
+        "RS256" => JwtAuthorizer::from_rsa_pem_text(&token.key),
+        "ES256" => JwtAuthorizer::from_ec_pem_text(&token.key),
+        _ => JwtAuthorizer::from_ed_pem_text(&token.key),
+    };
+    let validation = Validation::new().iss(&[ISSUER]).aud(&[AUDIENCE]).nbf(true);
+    let authorizer = builder.validation(validation).build().await.unwrap();
+    authorizer.into_layer().layer(Nothing::<axum07::body::Body>::new())
+}
+
+async fn resource_server(token: &Token) -> impl Asked {
+    let jwks = json!({ "keys": [token.jwk] });
+    let tenant = TenantConfiguration::static_builder(jwks.to_string())
+        .identifier(ISSUER)
+        .audiences(&[AUDIENCE])
+        .claims_validation(
+            tower_oauth2_resource_server::validation::ClaimsValidationSpec::recommended(
+                ISSUER,
+                &vec![AUDIENCE.to_owned()],
+            ),
+        )
+        .allowed_algorithms(&[token.algorithm.parse().unwrap()])
+        .build()
+        .unwrap();
+    let server = <OAuth2ResourceServer>::builder().add_tenant(tenant).build().await.unwrap();
+    server.into_layer().layer(Nothing::<axum::body::Body>::new())
+}
+
+async fn huskarl(token: &Token) -> impl Asked {
+    let platform = Arc::new(NativeVerifierPlatform);
+    let jwk = token.jwk.to_string();
+    let verifier: Arc<dyn JwsVerifier> = match token.algorithm {
+        "HS256" => {
+            let jwk: Jwk = serde_json::from_str(&jwk).unwrap();
+            let secret = jwk.private_jwk().unwrap().try_into().unwrap();
+            Arc::new(SymmetricKey::from_jwk(secret).unwrap())
+        }
+        _ => {
+            let jwk = serde_json::from_str(&jwk).unwrap();
+            platform.create_verifier_from_jwk(jwk).await.unwrap()
+        }
+    };
+    let factory = move |_: Option<&EndpointUrl>,
+                        _: Arc<dyn JwsVerifierPlatform>|
+          -> MaybeSendBoxFuture<'static, Result<Arc<dyn JwsVerifier>, Error>> {
+        let verifier = verifier.clone();
+        Box::pin(async move { Ok(verifier) })
+    };
+    let validator = Rfc9068Validator::builder()
+        .issuer(ISSUER)
+        .audience(AUDIENCE)
+        .jws_verifier_factory(factory)
+        .jws_verifier_platform(platform)
+        .build()
+        .await
+        .unwrap();
+    let layer = ValidatorLayer::builder().validator(validator).build();
+    layer.authenticated().layer(Nothing::<axum::body::Body>::new())
+}
+
+/// A service that can be asked with any of these bodies.
+trait Asked:
+    Service<Request<axum::body::Body>, Error = Infallible, Response: IsSuccess> + 'static
+{
+}
+
+impl<S> Asked for S where
+    S: Service<Request<axum::body::Body>, Error = Infallible, Response: IsSuccess> + 'static
+{
+}
+
+trait IsSuccess {
+    fn is_success(&self) -> bool;
+}
+
+impl<B> IsSuccess for Response<B> {
+    fn is_success(&self) -> bool {
+        self.status().is_success()
+    }
+}
+
+fn subject(name: &'static str, token: &str, mut service: impl Asked) -> Subject {
+    let (parts, ()) = request(token).into_parts();
+    Subject::new(name, move || {
+        let request = Request::from_parts(parts.clone(), axum::body::Body::empty());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(service.poll_ready(&mut cx).is_ready());
+        match pin!(service.call(request)).poll(&mut cx) {
+            Poll::Ready(Ok(response)) if response.is_success() => response,
+            _ => panic!("{name}: the request did not come through"),
+        }
+    })
+}
+
+/// A request whose values share their bytes, as those from a server do.
+fn request(token: &str) -> Request<()> {
+    let mut request = Request::new(());
+    *request.uri_mut() = "/reports/2024?page=2".parse().unwrap();
+    for (name, value) in [
+        (header::HOST, "api.example"),
+        (header::USER_AGENT, "curl/8.5.0"),
+        (header::ACCEPT, "application/json"),
+        (header::ACCEPT_ENCODING, "gzip, br"),
+        (HeaderName::from_static("x-request-id"), "0b8ad7c4-5a43-4b6e-8e3a-0f1f3a1f4a57"),
+        (header::AUTHORIZATION, &format!("Bearer {token}")),
+    ] {
+        let shared = Bytes::copy_from_slice(value.as_bytes());
+        request.headers_mut().insert(name, HeaderValue::from_maybe_shared(shared).unwrap());
+    }
+    request
+}
+
+/// A service that does nothing.
+struct Nothing<B>(PhantomData<fn() -> B>);
+
+impl<B> Nothing<B> {
+    fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<B> Clone for Nothing<B> {
+    fn clone(&self) -> Self {
+        Self::new()
+    }
+}
+
+impl<R, B: Default> Service<Request<R>> for Nothing<B> {
+    type Response = Response<B>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<B>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<R>) -> Self::Future {
+        ready(Ok(Response::default()))
+    }
+}
