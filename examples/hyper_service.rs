@@ -6,6 +6,8 @@
 #![expect(clippy::print_stdout, reason = "it talks to the person who tries it")]
 
 use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -16,7 +18,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tower::{Layer, ServiceBuilder, service_fn};
-use tower_gate::sink::JsonLinesSink;
+use tower_gate::sink::{JsonLinesSink, QueueSink};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::test_util::TestIssuer;
 use tower_gate::{
@@ -30,15 +32,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let token = issuer.token("viewer").scopes("read:reports").sign();
     println!("curl -i http://{} -H 'Authorization: Bearer {token}'\n", listener.local_addr()?);
 
+    let trail = Arc::new(QueueSink::new(JsonLinesSink::new(std::io::stdout()), 8192)?);
     let layers = ServiceBuilder::new()
-        .layer(AuditLayer::new(JsonLinesSink::new(std::io::stdout())))
+        .layer(AuditLayer::new(trail.clone()))
         .layer(AuthenticateLayer::new(issuer.verifier()))
         .layer(RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(5)))
         .layer(RequireScopeLayer::scope("read:reports"))
         .into_inner();
     let service = layers.layer(service_fn(reports));
     loop {
-        let (stream, peer) = listener.accept().await?;
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            stopped = tokio::signal::ctrl_c() => break stopped?,
+        };
         let service = ServiceBuilder::new()
             .map_request(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(PeerAddr(peer));
@@ -53,6 +59,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         });
     }
+    // The last requests may still be in the queue.
+    if !trail.flush(Duration::from_secs(5)) || trail.lost() > 0 {
+        println!("# the audit trail is not complete: {} events were lost", trail.lost());
+    }
+    Ok(())
 }
 
 async fn reports(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {

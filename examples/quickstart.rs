@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "it talks to the person who tries it")]
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::extract::ConnectInfo;
@@ -18,12 +19,12 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
-use tower_gate::sink::JsonLinesSink;
+use tower_gate::sink::{JsonLinesSink, QueueSink};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::test_util::{TestIssuer, TestToken};
 use tower_gate::{
-    AuditLayer, AuthenticateLayer, ClientIp, Principal, Quota, RateLimitLayer, RequireScopeLayer,
-    Requirement,
+    AuditLayer, AuditSink, AuthenticateLayer, ClientIp, Principal, Quota, RateLimitLayer,
+    RequireScopeLayer, Requirement,
 };
 
 #[tokio::main]
@@ -37,16 +38,25 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Your issuer is somebody else; see `JwtVerifier::builder` for its keys.
     let issuer = TestIssuer::new("https://issuer.example", "https://api.example");
     print_tokens(&issuer, listener.local_addr()?);
-    let app = api(&issuer).into_make_service_with_connect_info::<SocketAddr>();
-    Ok(axum::serve(listener, app).await?)
+    let trail = Arc::new(QueueSink::new(JsonLinesSink::new(std::io::stdout()), 8192)?);
+    let app = api(&issuer, trail.clone()).into_make_service_with_connect_info::<SocketAddr>();
+    tokio::select! {
+        served = axum::serve(listener, app).into_future() => served?,
+        stopped = tokio::signal::ctrl_c() => stopped?,
+    }
+    // The last requests may still be in the queue.
+    if !trail.flush(Duration::from_secs(5)) || trail.lost() > 0 {
+        println!("# the audit trail is not complete: {} events were lost", trail.lost());
+    }
+    Ok(())
 }
 
 /// The routes, and who may use them.
-fn api(issuer: &TestIssuer) -> Router {
+fn api(issuer: &TestIssuer, trail: impl AuditSink) -> Router {
     let client_ip = ClientIp::from_extensions(|extensions| {
         extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
     });
-    let audit = AuditLayer::new(JsonLinesSink::new(std::io::stdout())).with_client_ip(client_ip);
+    let audit = AuditLayer::new(trail).with_client_ip(client_ip);
     let authenticate = AuthenticateLayer::new(issuer.verifier());
     let limit = RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(20))
         .with_unlimited("admin", Requirement::role("admin"))

@@ -7,7 +7,9 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::{Request, Response};
 use tokio::net::TcpListener;
@@ -22,7 +24,7 @@ use tonic::transport::server::TcpConnectInfo;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic_prost::ProstCodec;
 use tower::{Service, ServiceBuilder};
-use tower_gate::sink::JsonLinesSink;
+use tower_gate::sink::{JsonLinesSink, QueueSink};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::test_util::TestIssuer;
 use tower_gate::{
@@ -77,9 +79,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let client_ip = ClientIp::from_extensions(|extensions| {
         extensions.get::<TcpConnectInfo>()?.remote_addr().map(|peer| peer.ip())
     });
-    let sink = JsonLinesSink::new(std::io::stdout());
+    let trail = Arc::new(QueueSink::new(JsonLinesSink::new(std::io::stdout()), 8192)?);
     let layers = ServiceBuilder::new()
-        .layer(AuditLayer::new(sink).with_client_ip(client_ip))
+        .layer(AuditLayer::new(trail.clone()).with_client_ip(client_ip))
         .layer(AuthenticateLayer::new(issuer.verifier()))
         .layer(RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(2)))
         .layer(RequireScopeLayer::scope("greet"))
@@ -101,6 +103,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             ),
         }
     }
+    // The last call may still be in the queue.
+    let _ = trail.flush(Duration::from_secs(5));
     Ok(())
 }
 

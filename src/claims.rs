@@ -1,16 +1,18 @@
 //! Registered claims and the rules on their times (RFC 7519 §4.1, RFC 9068 §2.2).
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::de::{Error as _, MapAccess};
 use thiserror::Error;
 
 use crate::json::{AnyValue, Members, Text, Value, read_object};
+use crate::principal::{Principal, PrincipalBuilder};
 use crate::scope::Scope;
 
 /// The most members that an object of the claims may have.
-const MAX_MEMBERS: usize = 1024;
+pub(crate) const MAX_MEMBERS: usize = 1024;
 
 /// The claims that this crate understands, borrowed from the payload where they can be.
 ///
@@ -81,6 +83,32 @@ impl<'a> RegisteredClaims<'a> {
     pub(crate) fn client(&self) -> Option<&str> {
         let old = self.old_client.as_ref().map(|(_, client)| &**client);
         self.client.as_deref().or(old)
+    }
+
+    /// Whom the claims are about, without the text that they borrow from; `None` where they name
+    /// nobody.
+    pub(crate) fn principal(&self, issuer: &Arc<str>) -> Option<PrincipalBuilder> {
+        // Never the client in the subject's place: a client that chose the name of a user would be
+        // that user (RFC 9700 §4.15).
+        let subject = self.subject.as_deref().filter(|name| !name.is_empty())?;
+        let mut principal = Principal::builder(issuer.clone(), subject)
+            .roles(self.roles.iter().map(|role| Box::<str>::from(&**role)))
+            .issued_at(self.issued_at.and_then(system_time))
+            .expires_at(self.expires_at.and_then(system_time))
+            .auth_time(self.auth_time.and_then(system_time));
+        if let Some(client) = self.client() {
+            principal = principal.client(client);
+        }
+        if let Some(scopes) = &self.scopes {
+            principal = principal.scopes(scopes);
+        }
+        if let Some(token_id) = &self.token_id {
+            principal = principal.token_id(token_id);
+        }
+        if let Some(acr) = &self.acr {
+            principal = principal.acr(acr);
+        }
+        Some(principal)
     }
 }
 

@@ -1,20 +1,22 @@
 //! What is written down about a request.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http::{Extensions, Method, StatusCode, Uri};
+use http::{Extensions, Method, Request, StatusCode, Uri};
 use serde::{Serialize, Serializer};
 
-use crate::principal::Principal;
+use crate::principal::{Authenticated, Principal};
 use crate::scope::Scope;
 use crate::trace::RequestSpan;
 
 /// The longest text from a client that an event holds, in bytes (AUDIT-31).
 const MAX_TEXT: usize = 256;
 const MAX_PATH: usize = 1024;
+const MAX_METHOD: usize = 32;
 
 /// One request and what became of it.
 ///
@@ -26,8 +28,10 @@ const MAX_PATH: usize = 1024;
 /// | `time` | when the request came, RFC 3339 in UTC with milliseconds |
 /// | `sequence` | the event's number in this process, from 1 |
 /// | `outcome`, `reason` | [`Outcome`]; why, for a refusal: `wrong_audience`, `missing_token` … |
+/// | `anonymous` | whether the caller was let in without a token, where that is allowed |
 /// | `issuer`, `subject`, `client`, `scopes`, `roles` | the principal, only ever a verified one |
 /// | `token_kind`, `token_id` | which token, by its public name |
+/// | `stale` | `true` where [`Principal::is_stale`] is, and absent otherwise |
 /// | `address` | the client's address |
 /// | `method`, `path`, `user_agent` | the request; the path without its query |
 /// | `status`, `grpc_status` | the answer |
@@ -46,13 +50,16 @@ pub struct AuditEvent {
     pub outcome: Outcome,
     /// Why, for a request that was refused.
     pub reason: Option<&'static str>,
+    /// Whether an [`AuthenticateLayer`](crate::AuthenticateLayer) let the caller in without a token.
+    /// Where this is false and there is no principal, nobody was let in, or nobody was asked.
+    pub anonymous: bool,
     /// Who called, when that was verified; also for an authentic token that had ended, was early or
     /// was revoked.
     #[serde(flatten, serialize_with = "who")]
     pub principal: Option<Principal>,
     /// Where the request came from.
     pub address: Option<IpAddr>,
-    /// The request's method.
+    /// The request's method, cut to 32 bytes.
     #[serde(serialize_with = "display")]
     pub method: Method,
     /// The request's path, cut to 1024 bytes.
@@ -115,21 +122,43 @@ pub(crate) struct AuditSlot {
 }
 
 /// What layers further in have found.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Findings {
+    pub(crate) anonymous: bool,
     pub(crate) principal: Option<Principal>,
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) remaining: Option<u32>,
 }
 
 impl AuditSlot {
-    pub(crate) fn new(span: RequestSpan) -> Self {
-        Self { span, findings: Arc::default() }
+    /// The slot of this request: the one that an AuditLayer further out has opened, so that both
+    /// learn what the layers inside find, or a new one.
+    pub(crate) fn on<B>(request: &mut Request<B>) -> Self {
+        if let Some(slot) = Self::of(request.extensions()) {
+            return slot.clone();
+        }
+        let method = bounded_method(request.method());
+        let span = RequestSpan::open(method.as_str(), &bounded_path(request.uri()));
+        let slot = Self { span, findings: Arc::default() };
+        // An AuthenticateLayer further out has found its answer already.
+        if let Some(authenticated) = Authenticated::of(request.extensions()) {
+            slot.let_in(authenticated.principal.as_ref());
+        }
+        request.extensions_mut().insert(slot.clone());
+        slot
     }
 
     /// The slot of a request that is audited.
     pub(crate) fn of(extensions: &Extensions) -> Option<&Self> {
         extensions.get()
+    }
+
+    /// Says whom an AuthenticateLayer lets in.
+    pub(crate) fn let_in(&self, principal: Option<&Principal>) {
+        match principal {
+            Some(principal) => self.authenticated(principal),
+            None => self.findings().anonymous = true,
+        }
     }
 
     /// Says whose token the request carries, in the event and on the request's span.
@@ -145,29 +174,44 @@ impl AuditSlot {
         findings.remaining = Some(remaining);
     }
 
+    pub(crate) fn span(&self) -> &RequestSpan {
+        &self.span
+    }
+
     pub(crate) fn findings(&self) -> MutexGuard<'_, Findings> {
         self.findings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// The method, within bounds: a client may make up one of any length.
+pub(crate) fn bounded_method(method: &Method) -> Method {
+    match method.as_str().get(..MAX_METHOD) {
+        // What begins a method is one, and so is what ends in dots.
+        Some(start) if start.len() < method.as_str().len() => {
+            Method::from_bytes(format!("{start}...").as_bytes()).unwrap_or_default()
+        }
+        _ => method.clone(),
+    }
+}
+
 /// The path of a target, within bounds.
-pub(crate) fn bounded_path(uri: &Uri) -> String {
+pub(crate) fn bounded_path(uri: &Uri) -> Cow<'_, str> {
     truncated(uri.path(), MAX_PATH)
 }
 
 /// A header's text, within bounds; bytes that are not UTF-8 are replaced.
 pub(crate) fn bounded_text(value: &[u8]) -> String {
     let start = &value[..value.len().min(MAX_TEXT + 4)];
-    truncated(&String::from_utf8_lossy(start), MAX_TEXT)
+    truncated(&String::from_utf8_lossy(start), MAX_TEXT).into_owned()
 }
 
 /// At most `max` bytes, cut between characters and marked where cut.
-fn truncated(text: &str, max: usize) -> String {
+fn truncated(text: &str, max: usize) -> Cow<'_, str> {
     if text.len() <= max {
-        return text.to_owned();
+        return Cow::Borrowed(text);
     }
     let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    format!("{}…", &text[..end])
+    Cow::Owned(format!("{}…", &text[..end]))
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -202,6 +246,8 @@ struct Who<'a> {
     roles: Vec<&'a str>,
     token_kind: Option<&'static str>,
     token_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<bool>,
 }
 
 #[expect(clippy::ref_option, reason = "the signature that serde asks for")]
@@ -214,6 +260,7 @@ fn who<S: Serializer>(principal: &Option<Principal>, serializer: S) -> Result<S:
         roles: principal.roles().collect(),
         token_kind: Some(principal.token_kind().as_str()),
         token_id: principal.token_id(),
+        stale: principal.is_stale().then_some(true),
     });
     who.serialize(serializer)
 }
@@ -229,5 +276,11 @@ mod tests {
         let cut = bounded_text(long.as_bytes());
         assert_eq!(cut, format!("{}…", "é".repeat(128)), "AUDIT-31");
         assert_eq!(bounded_text(b"a\xffb"), "a\u{fffd}b", "AUDIT-30");
+
+        let method = |length| Method::from_bytes("M".repeat(length).as_bytes()).unwrap();
+        for (length, expected) in [(3, "M".repeat(3)), (32, "M".repeat(32))] {
+            assert_eq!(bounded_method(&method(length)), *expected, "AUDIT-31");
+        }
+        assert_eq!(bounded_method(&method(5000)), *format!("{}...", "M".repeat(32)), "AUDIT-31");
     }
 }

@@ -47,7 +47,7 @@ use http::request::Parts;
 use serde::de::DeserializeOwned;
 
 use crate::principal::{Authenticated, Principal};
-use crate::rejection::{RefusalStyle, Rejection, RejectionKind, RequestHead};
+use crate::rejection::{RefusalStyle, Rejection, RejectionKind};
 use crate::trace;
 
 /// The claims of the caller's token as a type of the application's own.
@@ -64,7 +64,7 @@ pub struct ExtractRejection(Box<http::Response<Bytes>>);
 
 impl ExtractRejection {
     fn new(rejection: Rejection, parts: &Parts) -> Self {
-        Self(Box::new(RefusalStyle::refuse(rejection, RequestHead::of_parts(parts))))
+        Self(RefusalStyle::refuse(rejection, parts))
     }
 }
 
@@ -115,7 +115,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Claims<T> {
 impl IntoResponse for Rejection {
     fn into_response(self) -> Response {
         let request = Request::new(());
-        RefusalStyle::default().respond(self, RequestHead::of(&request)).map(Body::from)
+        RefusalStyle::default().respond(self, &request).map(Body::from)
     }
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
-use serde_json::de::SliceRead;
+use serde_json::de::StrRead;
 
 /// How deep arrays and objects may nest, the outermost object included.
 const MAX_DEPTH: usize = 16;
@@ -24,7 +24,9 @@ pub(crate) fn read_object<'de, M: Members<'de>>(
     max_members: usize,
     members: &mut M,
 ) -> Result<(), serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::new(SliceRead::new(text));
+    // Once for the whole text, and not once more for each string in it.
+    let text = std::str::from_utf8(text).map_err(Error::custom)?;
+    let mut deserializer = serde_json::Deserializer::new(StrRead::new(text));
     deserializer.deserialize_map(Object { members, max_members })?;
     deserializer.end()
 }

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use tower::ServiceBuilder;
-//! use tower_gate::sink::JsonLinesSink;
+//! use tower_gate::sink::{JsonLinesSink, QueueSink};
 //! use tower_gate::store::memory::MemoryStore;
 //! use tower_gate::{
 //!     AuditLayer, AuthenticateLayer, FixedVerifier, Principal, Quota, RateLimitLayer,
@@ -19,8 +19,10 @@
 //! let viewer = Principal::builder("https://tools.example", "viewer").scopes("read:reports").build();
 //! let verifier = FixedVerifier::new().with("the-token-of-the-viewer", viewer)?;
 //!
+//! // A thread of its own writes the trail: a slow disk holds up nobody.
+//! let trail = QueueSink::new(JsonLinesSink::new(std::io::stdout()), 8192)?;
 //! let service = ServiceBuilder::new()
-//!     .layer(AuditLayer::new(JsonLinesSink::new(std::io::stdout())))
+//!     .layer(AuditLayer::new(trail))
 //!     .layer(AuthenticateLayer::new(verifier))
 //!     .layer(
 //!         RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(20))
@@ -50,6 +52,9 @@
 //! that it relies on refuses it with 500 and says which is missing; it never lets it through. A CORS
 //! layer goes outside of all.
 //!
+//! An address, in audit events and in limits, is that of the [`PeerAddr`] that the server puts into
+//! its requests; for axum and tonic, which have extensions of their own, see [`ClientIp`].
+//!
 //! Layers talk through the extensions of requests and responses alone: a [`Principal`] in a request
 //! proves that it was verified, and a [`Rejection`] in a response says why it was refused.
 //!
@@ -59,6 +64,9 @@
 //! |---|---|---|
 //! | `jwt` | yes | `JwtVerifier` over aws-lc-rs |
 //! | `tracing` | yes | the request span, refusals at debug level, `TracingSink` |
+//! | `jwks` | | `Jwks`: keys from an issuer's endpoint, found by discovery and kept fresh |
+//! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
+//! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |
@@ -78,9 +86,11 @@
 #![forbid(unsafe_code)]
 
 // Vocabulary: plain data and pure rules.
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod claims;
 mod client_ip;
 mod clock;
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
 mod principal;
 mod quota;

@@ -51,6 +51,7 @@ struct Inner {
     verify_again_at: Option<SystemTime>,
     acr: Option<Box<str>>,
     auth_time: Option<SystemTime>,
+    stale: bool,
     claims: Box<[u8]>,
     values: Extensions,
 }
@@ -95,6 +96,7 @@ impl Principal {
             verify_again_at: None,
             acr: None,
             auth_time: None,
+            stale: false,
             claims: Box::default(),
             values: Extensions::new(),
         })
@@ -197,6 +199,13 @@ impl Principal {
         self.0.auth_time
     }
 
+    /// Whether an earlier answer of the issuer stood in for one that it could not give, which only a
+    /// verifier that was told to do so accepts.
+    #[must_use]
+    pub fn is_stale(&self) -> bool {
+        self.0.stale
+    }
+
     /// The token's claims as the application's own type, which may borrow from the principal.
     ///
     /// # Errors
@@ -218,6 +227,12 @@ impl Principal {
 
     pub(crate) fn of_kind(mut self, kind: TokenKind) -> Self {
         Arc::make_mut(&mut self.0).token_kind = kind;
+        self
+    }
+
+    #[cfg(feature = "introspection")]
+    pub(crate) fn gone_stale(mut self) -> Self {
+        Arc::make_mut(&mut self.0).stale = true;
         self
     }
 

@@ -78,7 +78,8 @@ impl Quota {
     ///
     /// # Panics
     ///
-    /// When `units` is zero; in a `const`, the program does not compile.
+    /// When `units` is zero or more than a thousand million; in a `const`, the program does not
+    /// compile.
     #[must_use]
     pub const fn per_second(units: u32) -> Self {
         Self::or_panic(Self::new(units, Duration::from_secs(1), units))
@@ -126,17 +127,39 @@ impl Quota {
         self.burst
     }
 
+    /// How long one unit takes to come back: `period / units`, rounded up to a nanosecond.
+    #[must_use]
+    pub const fn interval(&self) -> Duration {
+        Duration::from_nanos(self.interval)
+    }
+
     /// How long a spent burst takes to come back.
     #[must_use]
     pub const fn refill_time(&self) -> Duration {
         Duration::from_nanos(self.tolerance())
     }
 
-    /// Decides on `cost` units at `now`, in nanoseconds of any clock, for a key whose TAT is `tat`
-    /// (zero for a key never seen). Answers the decision and the TAT to keep.
+    /// Decides on `cost` units at `now`, in nanoseconds of any clock, for a key whose theoretical
+    /// arrival time is `tat`: zero for a key never seen. Answers the decision and the TAT to keep.
     ///
-    /// This is the definition that every store must agree with (RL-40 to RL-46).
-    pub(crate) fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
+    /// This is the definition that every store must agree with (RL-40 to RL-46). It keeps no state
+    /// and reads no clock, so a store calls it with what it has read and keeps what comes back, in
+    /// one atomic step. From the moment that its TAT is past, a key equals one never seen, and can
+    /// be forgotten.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_gate::{Decision, Quota};
+    ///
+    /// let quota = Quota::per_second(1);
+    /// let (first, tat) = quota.decide(0, 0, 1);
+    /// assert!(matches!(first, Decision::Allowed(_)));
+    /// let (second, tat) = quota.decide(tat, 400_000_000, 1);
+    /// let Decision::Limited { retry_after, .. } = second else { panic!() };
+    /// assert_eq!(retry_after, Some(Duration::from_millis(600)));
+    /// assert_eq!(tat, 1_000_000_000);
+    /// ```
+    pub fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
         let tolerance = self.tolerance();
         // A clock that went back must not lock a key for longer than a full bucket takes, also when
         // the key is asked for in the meantime (RL-45).
@@ -177,12 +200,19 @@ impl Quota {
             Err(InvalidQuota::Zero) => {
                 panic!("units, burst and period of a quota must be more than zero")
             }
-            Err(_) => panic!("a quota's burst must come back within a hundred years: lower it"),
+            Err(InvalidQuota::TooFast) => {
+                panic!("a quota cannot give more than one unit a nanosecond: lengthen the period")
+            }
+            Err(InvalidQuota::TooSlow) => {
+                panic!("a quota's burst must come back within a hundred years: lower it")
+            }
         }
     }
 }
 
 /// Where a key stands after a decision.
+///
+/// [`Quota::decide`] makes it; a store whose engine decides by itself makes it from what that says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 #[non_exhaustive]
 pub struct Usage {
@@ -192,6 +222,14 @@ pub struct Usage {
     pub next_unit: Duration,
     /// How long until all units are there.
     pub reset_after: Duration,
+}
+
+impl Usage {
+    /// So many units now, one more in `next_unit`, and all of them in `reset_after`.
+    #[must_use]
+    pub const fn new(remaining: u32, next_unit: Duration, reset_after: Duration) -> Self {
+        Self { remaining, next_unit, reset_after }
+    }
 }
 
 /// A store's answer.
@@ -220,25 +258,20 @@ impl Decision {
     }
 }
 
-/// Whose quota: 128 bits of a hash keyed at random by each process.
+/// Whose quota: 128 bits of a keyed hash.
 ///
-/// A store sees no names, and nobody outside can make two callers collide.
+/// A store sees no names, and nobody outside can make two callers collide. The hash is keyed at
+/// random by each process; nodes that share a store are given one secret, see
+/// [`with_partition_secret`](crate::RateLimitLayer::with_partition_secret).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct PartitionKey([u64; 2]);
 
 impl PartitionKey {
-    /// The key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two keys.
+    /// This process's key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two
+    /// keys.
     #[must_use]
     pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        static SEED: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
-        let mut hasher = *SEED;
-        for part in parts {
-            let part = part.as_ref();
-            hasher.write_u64(part.len() as u64);
-            hasher.write(part);
-        }
-        let hash = hasher.finish128();
-        Self([hash.h1, hash.h2])
+        PartitionHasher::default().key(parts)
     }
 
     /// The key as a number, for stores that have no better type.
@@ -257,6 +290,41 @@ impl PartitionKey {
 impl Hash for PartitionKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0[0]);
+    }
+}
+
+/// Makes partition keys under a secret.
+#[derive(Clone)]
+pub(crate) struct PartitionHasher(SipHasher13);
+
+impl PartitionHasher {
+    pub(crate) fn new(secret: &[u8; 16]) -> Self {
+        Self(SipHasher13::new_with_key(secret))
+    }
+
+    /// Begins every key with these parts.
+    pub(crate) fn with<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> Self {
+        let mut hasher = self.0;
+        for part in parts {
+            let part = part.as_ref();
+            // In one order of bytes, because nodes of several kinds may share a store.
+            hasher.write(&(part.len() as u64).to_le_bytes());
+            hasher.write(part);
+        }
+        Self(hasher)
+    }
+
+    pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
+        let hash = self.with(parts).0.finish128();
+        PartitionKey([hash.h1, hash.h2])
+    }
+}
+
+/// Under the secret of this process.
+impl Default for PartitionHasher {
+    fn default() -> Self {
+        static OF_THIS_PROCESS: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
+        Self(*OF_THIS_PROCESS)
     }
 }
 

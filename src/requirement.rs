@@ -54,6 +54,9 @@ pub(crate) enum Unmet {
     StepUp { acr_values: Vec<Box<str>>, max_age: Option<Duration> },
 }
 
+/// The most that two clocks may differ, as for the other times of a token.
+const MAX_SKEW: Duration = Duration::from_secs(300);
+
 impl Requirement {
     /// The token grants this scope.
     ///
@@ -97,7 +100,7 @@ impl Requirement {
     }
 
     /// The user logged in at most this long ago, in whole seconds. A token that does not say when
-    /// does not meet it.
+    /// does not meet it, nor one that says a time more than 300 seconds ahead.
     #[must_use]
     pub fn max_age(age: Duration) -> Self {
         Self(Condition::MaxAge(age))
@@ -110,7 +113,7 @@ impl Requirement {
     }
 
     /// At least one of these; of an empty list, no principal will do. When none is met, the
-    /// refusal asks for the first.
+    /// refusal asks for the first that takes a scope or a login; for that of a role, nobody can ask.
     #[must_use]
     pub fn any(requirements: impl IntoIterator<Item = Self>) -> Self {
         Self(Condition::Any(requirements.into_iter().collect()))
@@ -144,10 +147,14 @@ impl Requirement {
             }
             Condition::All(all) => all.iter().all(|one| one.is_met_by(principal, now)),
             Condition::Any(any) => any.iter().any(|one| one.is_met_by(principal, now)),
-            Condition::MaxAge(age) => principal.auth_time().is_some_and(|at| {
-                // A login in the future is the skew of a clock, and as fresh as one can be.
-                now.duration_since(at).unwrap_or_default() <= *age
-            }),
+            Condition::MaxAge(most) => {
+                principal.auth_time().is_some_and(|at| match now.duration_since(at) {
+                    Ok(age) => age <= *most,
+                    // A login in the near future is the skew of a clock. One in the far future is a
+                    // mistake, such as milliseconds for seconds, and proves nothing.
+                    Err(error) => error.duration() <= MAX_SKEW,
+                })
+            }
             Condition::Not(one) => !one.is_met_by(principal, now),
             Condition::Role(role) => principal.has_role(role),
             Condition::Scope(scope) => principal.scopes().contains(scope),
@@ -159,31 +166,47 @@ impl Requirement {
         if self.is_met_by(principal, now) {
             return None;
         }
-        let mut lack = Lack::default();
-        self.collect(principal, now, &mut lack);
+        let lack = self.lack(principal, now);
         Some(if lack.policy {
             Unmet::Policy
         } else if lack.scope {
-            Unmet::Scopes(self.named_scopes())
+            let mut scopes = Vec::new();
+            self.name_scopes(principal, now, &mut scopes);
+            Unmet::Scopes(scopes)
         } else {
             Unmet::StepUp { acr_values: lack.acr_values, max_age: lack.max_age }
         })
     }
 
-    /// The scopes that a client should ask its issuer for: of alternatives, the first.
+    /// The scopes that a client which has none should ask its issuer for.
     pub(crate) fn named_scopes(&self) -> Vec<Scope> {
+        let nobody = Principal::builder("", "").build();
         let mut scopes = Vec::new();
-        self.name_scopes(&mut scopes);
+        self.name_scopes(&nobody, SystemTime::UNIX_EPOCH, &mut scopes);
         scopes
     }
 
-    fn name_scopes(&self, scopes: &mut Vec<Scope>) {
+    fn name_scopes(&self, principal: &Principal, now: SystemTime, scopes: &mut Vec<Scope>) {
         match &self.0 {
-            Condition::All(all) => all.iter().for_each(|one| one.name_scopes(scopes)),
-            Condition::Any(any) => any.iter().take(1).for_each(|one| one.name_scopes(scopes)),
+            Condition::All(all) => {
+                all.iter().for_each(|one| one.name_scopes(principal, now, scopes));
+            }
+            Condition::Any(any) => {
+                if let Some(one) = nearest(any, principal, now) {
+                    one.name_scopes(principal, now, scopes);
+                }
+            }
             Condition::Scope(scope) if !scopes.contains(scope) => scopes.push(scope.clone()),
             _ => {}
         }
+    }
+
+    fn lack(&self, principal: &Principal, now: SystemTime) -> Lack {
+        let mut lack = Lack::default();
+        if !self.is_met_by(principal, now) {
+            self.collect(principal, now, &mut lack);
+        }
+        lack
     }
 
     /// Adds what is lacking to a requirement that is not met.
@@ -194,8 +217,8 @@ impl Requirement {
             Condition::All(all) => {
                 all.iter().filter(is_unmet).for_each(|one| one.collect(principal, now, lack));
             }
-            Condition::Any(any) => match any.first() {
-                Some(first) => first.collect(principal, now, lack),
+            Condition::Any(any) => match nearest(any, principal, now) {
+                Some(one) => one.collect(principal, now, lack),
                 None => lack.policy = true,
             },
             Condition::MaxAge(age) => {
@@ -205,6 +228,19 @@ impl Requirement {
             Condition::Scope(_) => lack.scope = true,
         }
     }
+}
+
+/// The alternative to ask for: one that is met, whose scopes the next token needs as well; failing
+/// that, the first that a client can do something about.
+fn nearest<'a>(
+    any: &'a [Requirement],
+    principal: &Principal,
+    now: SystemTime,
+) -> Option<&'a Requirement> {
+    any.iter()
+        .find(|one| one.is_met_by(principal, now))
+        .or_else(|| any.iter().find(|one| !one.lack(principal, now).policy))
+        .or(any.first())
 }
 
 /// A requirement for one scope, for scopes that are known only as the program runs.
@@ -277,6 +313,23 @@ mod tests {
     }
 
     #[test]
+    fn of_alternatives_a_client_is_asked_for_one_that_it_can_get() {
+        let (delete, purge) = (|| Requirement::scope("delete"), || Requirement::scope("purge"));
+        let admin = || Requirement::role("admin");
+        let has_one = delete().and(Requirement::any([purge(), Requirement::scope("write")]));
+        assert_eq!(unmet(&has_one), Some(scopes(&["delete", "write"])), "BEARER-31");
+        let role_or_scope = Requirement::any([admin(), delete()]);
+        assert_eq!(unmet(&role_or_scope), Some(scopes(&["delete"])));
+        let deep = Requirement::any([admin().and(purge()), Requirement::all([delete()])]);
+        assert_eq!(unmet(&deep), Some(scopes(&["delete"])));
+        assert_eq!(
+            unmet(&Requirement::any([admin(), Requirement::role("owner")])),
+            Some(Unmet::Policy)
+        );
+        assert_eq!(role_or_scope.named_scopes(), [Scope::parse("delete").unwrap()]);
+    }
+
+    #[test]
     fn a_missing_role_outranks_a_missing_scope_and_that_a_weak_login() {
         let weak = || Requirement::acr(["mfa", "hw"]);
         let step_up = Unmet::StepUp { acr_values: vec!["mfa".into(), "hw".into()], max_age: None };
@@ -295,6 +348,22 @@ mod tests {
         assert_eq!(unmet(&within(399)), Some(step_up), "BEARER-50");
         let unknown = Principal::builder("iss", "sub").build();
         assert!(!within(u64::MAX).is_met_by(&unknown, now()), "BEARER-51");
+    }
+
+    #[test]
+    fn a_login_in_the_far_future_is_not_recent() {
+        let month_ago = 1_700_000_000 - 30 * 86_400;
+        for (auth_time, is_met) in [
+            (1_700_000_000 + 300, true),
+            (1_700_000_000 + 301, false),
+            // A month ago, in milliseconds.
+            (month_ago * 1000, false),
+        ] {
+            let auth_time = UNIX_EPOCH + Duration::from_secs(auth_time);
+            let principal = Principal::builder("iss", "sub").auth_time(auth_time).build();
+            let recent = Requirement::max_age(Duration::from_secs(300));
+            assert_eq!(recent.is_met_by(&principal, now()), is_met, "BEARER-50: {auth_time:?}");
+        }
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl BearerToken {
         std::str::from_utf8(self.as_bytes()).unwrap_or_default()
     }
 
-    /// The text, for those who need not know that it is one: telling takes a while.
+    /// The same without another look at every byte.
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.value.as_bytes()[self.start..self.end]
     }
@@ -98,7 +98,7 @@ impl BearerToken {
 
 impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "BearerToken({} bytes)", self.as_bytes().len())
+        write!(f, "BearerToken({} bytes)", self.end - self.start)
     }
 }
 
@@ -113,16 +113,18 @@ fn after_scheme(value: &[u8]) -> Option<&[u8]> {
 fn is_b64token(text: &[u8]) -> bool {
     let padding = text.iter().rev().take_while(|&&byte| byte == b'=').count();
     let body = &text[..text.len() - padding];
-    let allowed = |byte: u8| {
-        // From `-` on there are `.`, `/` and the digits: fewer comparisons.
-        byte.is_ascii_alphabetic() || matches!(byte, b'-'..=b'9' | b'_' | b'~' | b'+')
-    };
+    // From `-` to `9` stand `-./` and the digits.
+    let allowed =
+        |byte| matches!(byte, b'A'..=b'Z' | b'a'..=b'z' | b'-'..=b'9' | b'+' | b'_' | b'~');
     // Looking at every byte lets the compiler look at many at once, six times as fast as `all`.
     !body.is_empty() && body.iter().fold(true, |valid, &byte| valid & allowed(byte))
 }
 
 fn has_access_token(query: &str) -> bool {
-    query.split('&').any(|pair| pair.split('=').next() == Some("access_token"))
+    query.split('&').any(|pair| {
+        let rest = pair.strip_prefix("access_token");
+        rest.is_some_and(|rest| matches!(rest.as_bytes().first(), None | Some(b'=')))
+    })
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::error::Error;
 use std::fmt::Display;
 
-use http::{Method, Uri};
 use tracing::{Span, debug, error, field, info_span, warn};
 
 use crate::principal::Principal;
@@ -14,11 +13,11 @@ use crate::rejection::{Rejection, RejectionKind};
 pub(crate) struct RequestSpan(Span);
 
 impl RequestSpan {
-    pub(crate) fn open(method: &Method, uri: &Uri) -> Self {
+    pub(crate) fn open(method: &str, path: &str) -> Self {
         Self(info_span!(
             "request",
-            method = method.as_str(),
-            path = uri.path(),
+            method,
+            path,
             subject = field::Empty,
             client = field::Empty,
             scopes = field::Empty,
@@ -27,6 +26,10 @@ impl RequestSpan {
 
     pub(crate) fn in_scope<T>(&self, f: impl FnOnce() -> T) -> T {
         self.0.in_scope(f)
+    }
+
+    pub(crate) fn is_current(&self) -> bool {
+        self.0 == Span::current()
     }
 
     pub(crate) fn record(&self, principal: &Principal) {
@@ -67,7 +70,7 @@ pub(crate) fn not_verified(error: &dyn Error) {
 
 /// A verifier or a store cannot answer.
 pub(crate) fn unavailable(error: &dyn Error) {
-    warn!(%error, cause = error.source().map(field::display), "a request could not be checked");
+    warn!(%error, cause = causes(error), "a request could not be checked");
 }
 
 /// The claims of a good token are not what a handler asks for.
@@ -81,7 +84,13 @@ pub(crate) fn audit_lost(error: &(impl Display + ?Sized)) {
     warn!(%error, "audit events are being lost");
 }
 
+/// Audit events go where they should again, after so many did not.
+pub(crate) fn audit_recovered(lost: u64) {
+    warn!(lost, "audit events were lost; no more are");
+}
+
 /// A key of a set that cannot be used, and why.
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
     warn!(index, %error, "a key of the set is not used");
 }
@@ -89,5 +98,30 @@ pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
 /// The keys of an issuer cannot be brought up to date.
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_not_fetched(error: &dyn Error) {
-    warn!(%error, cause = error.source().map(field::display), "an issuer's keys were not fetched");
+    warn!(%error, cause = causes(error), "an issuer's keys were not fetched");
+}
+
+/// An introspection endpoint takes this API for somebody else. Said once, however often it happens.
+#[cfg(feature = "introspection")]
+pub(crate) fn locked_out(issuer: &str, status: u16) {
+    warn!(issuer, status, "the introspection endpoint refuses the credentials of this API");
+}
+
+/// An earlier answer stood in for one that the issuer could not give.
+#[cfg(feature = "introspection")]
+pub(crate) fn stale_answer(principal: &Principal, error: &dyn Error) {
+    let (issuer, subject) = (principal.issuer(), principal.subject());
+    warn!(issuer, subject, cause = causes(error), "a token was accepted on an earlier answer");
+}
+
+/// All that stands behind an error, the nearest first.
+fn causes(error: &dyn Error) -> Option<String> {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.map(ToString::to_string).reduce(|all, cause| format!("{all}: {cause}"))
+}
+
+/// There are no keys any more: everybody is refused until some come.
+#[cfg(feature = "jwks")]
+pub(crate) fn keys_too_old() {
+    error!("an issuer's keys are too old to be used");
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::LazyLock;
 
-use axum::Router;
-use axum::routing::get;
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -215,6 +215,32 @@ async fn keys_come_from_a_file_an_endpoint_or_discovery() {
 }
 
 #[tokio::test]
+async fn tokens_that_say_nothing_are_asked_about() {
+    async fn introspect(headers: HeaderMap, form: String) -> Json<Value> {
+        // `api:s3cret`, as client_secret_basic has it.
+        assert_eq!(headers["authorization"], "Basic YXBpOnMzY3JldA==", "OPAQUE-21");
+        let active = form.contains("token=opaque-good");
+        Json(json!({
+            "active": active, "sub": "ada", "aud": AUDIENCE, "client_id": "web",
+            "scope": "read:reports", "exp": std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() + 60,
+        }))
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/introspect", listener.local_addr().unwrap());
+    let router = Router::new().route("/introspect", post(introspect));
+    tokio::spawn(async { axum::serve(listener, router).await });
+    let flags = ["--introspect", &url, "--introspect-client", "api:s3cret"];
+    let named = ["--issuer", "https://i", "--audience", AUDIENCE];
+    let api = Api::start(&[&flags[..], &named].concat());
+    let me = api.ask("GET", "/api/v1/me", "opaque-good").await;
+    assert_eq!((me.status.as_u16(), &me.body["kind"]), (200, &json!("opaque")), "{}", me.body);
+    assert_eq!(api.outcome("GET", "/api/v1/reports", "opaque-good").await.0, 200);
+    let refused = (401, "invalid_token".to_owned());
+    assert_eq!(api.outcome("GET", "/api/v1/me", "opaque-bad").await, refused);
+    assert_eq!(api.outcome("GET", "/api/v1/me", "a.b.c").await, refused, "OPAQUE-5");
+}
+
+#[tokio::test]
 async fn a_secret_plain_tokens_and_a_leeway() {
     let secret = "0123456789abcdef0123456789abcdef";
     let path = file("secret", &format!("{secret}\n"));
@@ -298,6 +324,7 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--demo", "--audit", "/nowhere/at/all"], "--audit /nowhere/at/all"),
         (&["--tokens", "sqlite:x"], "feature sqlite"),
         (&["--redis", "redis://x"], "feature redis"),
+        (&["--introspect", "https://i/x"], "--introspect-client is missing"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
         (&["--discover", "--issuer", "https://i"], "--audience is missing"),
         (&["--discover", "--issuer", "http://i.example", "--audience", "a"], "https"),

@@ -301,7 +301,6 @@ impl Recipe {
             Edit::Set("exp", _) => Some((not_for_us, Kind::Expired)),
             Edit::Set("nbf", _) => Some((not_for_us, Kind::NotActive)),
             Edit::Set("cnf", _) => Some((bound, Kind::SenderConstrained)),
-            Edit::Remove("aud") => Some((missing, Kind::WrongAudience)),
             Edit::Remove(_) => Some((missing, Kind::MissingClaim)),
             Edit::Front(text) if text.starts_with('"') => Some((twice, Kind::InvalidClaims)),
             _ => None,

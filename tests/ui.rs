@@ -1,6 +1,7 @@
 //! Mistakes that must not compile, and what the compiler says of them.
 //!
-//! Compilers word this differently. With a new one, read what it says, and keep it by
+//! Compilers word this differently, and name the adapters that there are. With a new compiler or a
+//! new adapter, read what it says now, and keep it by
 //! `TRYBUILD=overwrite cargo test --all-features --test ui`.
 
 #[test]

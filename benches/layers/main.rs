@@ -64,5 +64,6 @@ fn main() {
 /// Runs one subject so many times.
 fn run_only(name: &str, times: u32) {
     let mut subjects = GROUPS.iter().flat_map(|make| make());
-    subjects.find(|subject| subject.name() == name).unwrap().run(times);
+    let subject = subjects.find(|subject| subject.name() == name);
+    subject.unwrap_or_else(|| panic!("there is no subject {name:?}")).run(times);
 }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -12,6 +13,8 @@ use http_body_util::Empty;
 use tower::{Layer, Service, ServiceBuilder};
 use tower_gate::sink::{JsonLinesSink, NullSink};
 use tower_gate::store::memory::MemoryStore;
+use tower_gate::test_util::TestIssuer;
+use tower_gate::verifier::CachedVerifier;
 use tower_gate::{
     AuditLayer, AuthenticateLayer, FixedVerifier, PeerAddr, Principal, Quota, RateLimitLayer,
     RequireScopeLayer,
@@ -24,26 +27,28 @@ type Body = Empty<Bytes>;
 /// A quota that nothing here uses up.
 pub(crate) const QUOTA: Quota = Quota::per_second(1_000_000_000);
 
-/// As long as a small signed token.
-pub(crate) const TOKEN: &str = concat!(
-    "a-token-of-four-hundred-and-eighty-bytes----------------------------------------",
-    "--------------------------------------------------------------------------------",
-    "--------------------------------------------------------------------------------",
-    "--------------------------------------------------------------------------------",
-    "--------------------------------------------------------------------------------",
-    "--------------------------------------------------------------------------------",
-);
+static ISSUER: LazyLock<TestIssuer> =
+    LazyLock::new(|| TestIssuer::new("https://issuer.example", "https://api.example"));
+
+/// The token of every request.
+pub(crate) static TOKEN: LazyLock<String> = LazyLock::new(|| {
+    let token = ISSUER.token("user-1").client("web").scopes("read:reports write:reports");
+    token.roles(["editor"]).sign()
+});
 
 /// Each layer alone, or where it needs another with that one, then all four.
 pub(crate) fn subjects() -> Vec<Subject> {
     let json = || JsonLinesSink::new(std::io::sink());
     let with = ServiceBuilder::new;
     let four = |audit| with().layer(audit).layer(authenticate()).layer(limit()).layer(require());
+    let user = Principal::builder("https://issuer.example", "user-1").build();
+    let fixed = AuthenticateLayer::new(FixedVerifier::new().with(&TOKEN, user).unwrap());
     vec![
         subject("empty service", Nothing),
         subject("Audit, NullSink", AuditLayer::new(NullSink).layer(Nothing)),
         subject("Audit, JsonLinesSink", AuditLayer::new(json()).layer(Nothing)),
-        subject("Authenticate", authenticate().layer(Nothing)),
+        subject("Authenticate, FixedVerifier", fixed.layer(Nothing)),
+        subject("Authenticate, token seen before", authenticate().layer(Nothing)),
         subject(
             "Authenticate, RequireScope",
             with().layer(authenticate()).layer(require()).service(Nothing),
@@ -59,7 +64,7 @@ pub(crate) fn subjects() -> Vec<Subject> {
 
 /// The rate limit alone, with so many addresses.
 pub(crate) fn limit_subjects() -> Vec<Subject> {
-    let mut subjects = vec![from_addresses("empty service, many addresses", 1, Nothing)];
+    let mut subjects = vec![subject("empty service", Nothing)];
     for (name, addresses) in [("1", 1), ("1 k", 1_000), ("1 M", 1_000_000)] {
         let store = MemoryStore::with_max_keys(2_000_000);
         let mut service = RateLimitLayer::by_address(store, QUOTA).layer(Nothing);
@@ -72,13 +77,9 @@ pub(crate) fn limit_subjects() -> Vec<Subject> {
     subjects
 }
 
+/// It has its token verified once a minute.
 pub(crate) fn authenticate() -> AuthenticateLayer {
-    let principal = Principal::builder("https://issuer.example", "user-1")
-        .client("web")
-        .scopes("read:reports write:reports")
-        .roles(["editor"])
-        .build();
-    AuthenticateLayer::new(FixedVerifier::new().with(TOKEN, principal).unwrap())
+    AuthenticateLayer::new(CachedVerifier::new(ISSUER.verifier()))
 }
 
 pub(crate) fn limit() -> RateLimitLayer {
@@ -89,13 +90,12 @@ pub(crate) fn require() -> RequireScopeLayer {
     RequireScopeLayer::scope("write:reports")
 }
 
-fn subject<S, B>(name: &str, mut service: S) -> Subject
+fn subject<S, B>(name: &str, service: S) -> Subject
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + 'static,
     B: 'static,
 {
-    let request = request();
-    Subject::new(name, move || send(&mut service, request.clone()))
+    from_addresses(name, 1, service)
 }
 
 fn from_addresses<S, B>(name: impl Into<String>, addresses: u32, mut service: S) -> Subject
@@ -111,6 +111,7 @@ where
     })
 }
 
+/// Every request says where it comes from, as those from a server do.
 fn from_address(mut request: Request<Body>, address: u32) -> Request<Body> {
     let peer = SocketAddr::from((Ipv4Addr::from_bits(address), 443));
     request.extensions_mut().insert(PeerAddr(peer));
@@ -127,7 +128,7 @@ fn request() -> Request<Body> {
         (header::ACCEPT, "application/json"),
         (header::ACCEPT_ENCODING, "gzip, br"),
         (HeaderName::from_static("x-request-id"), "0b8ad7c4-5a43-4b6e-8e3a-0f1f3a1f4a57"),
-        (header::AUTHORIZATION, &format!("Bearer {TOKEN}")),
+        (header::AUTHORIZATION, &format!("Bearer {}", *TOKEN)),
     ] {
         let shared = Bytes::copy_from_slice(value.as_bytes());
         request.headers_mut().insert(name, HeaderValue::from_maybe_shared(shared).unwrap());

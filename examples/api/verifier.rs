@@ -100,9 +100,35 @@ fn with_fetched(_: &Flags, _: JwtVerifierBuilder, _: &Keys) -> Result<JwtVerifie
     Err("--discover and --jwks with a URL need the feature reqwest".into())
 }
 
+/// Tokens that are no JWTs.
+#[cfg(all(feature = "introspection", feature = "reqwest"))]
+fn with_introspection(flags: &Flags, verifier: RoutedVerifier) -> Result<RoutedVerifier, Error> {
+    use tower_gate::fetch::ReqwestFetch;
+    use tower_gate::verifier::introspection::IntrospectionVerifier;
+
+    let Some(url) = &flags.introspect else {
+        return Ok(verifier);
+    };
+    let (id, secret) = flags
+        .introspect_client
+        .clone()
+        .ok_or("--introspect-client is missing: who asks about tokens, as ID:SECRET")?;
+    let issuer = flags.issuer.as_deref().ok_or("--issuer is missing: who vouches for tokens")?;
+    let mut audiences = flags.audiences.iter();
+    let first = audiences.next().ok_or("--audience is missing: the name of this API in aud")?;
+    let builder = IntrospectionVerifier::builder(url, ReqwestFetch::new()?)
+        .issuer(issuer)
+        .audience(first)
+        .with_client(id, secret)
+        .with_leeway(flags.leeway);
+    let builder = audiences.fold(builder, |builder, audience| builder.with_audience(audience));
+    Ok(verifier.with_opaque(builder.build()?))
+}
+
+#[cfg(not(all(feature = "introspection", feature = "reqwest")))]
 fn with_introspection(flags: &Flags, verifier: RoutedVerifier) -> Result<RoutedVerifier, Error> {
     match flags.introspect {
         None => Ok(verifier),
-        Some(_) => Err("--introspect needs the feature introspection".into()),
+        Some(_) => Err("--introspect needs the features introspection and reqwest".into()),
     }
 }

@@ -1,34 +1,33 @@
 use std::fmt;
-use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 
 use crate::audit::layer::Config;
-use crate::event::{AuditEvent, AuditSlot, Outcome, bounded_path, bounded_text};
-use crate::rejection::{Rejection, RejectionKind};
-use crate::trace::RequestSpan;
+use crate::event::{AuditEvent, AuditSlot, Outcome, bounded_method, bounded_path, bounded_text};
+use crate::rejection::{Rejection, RejectionKind, grpc_status};
+use crate::trace::{self, RequestSpan};
 
 pin_project! {
     /// Response future for [`Audit`](crate::audit::Audit).
     pub struct AuditFuture<F> {
         #[pin]
         future: F,
-        span: RequestSpan,
         pending: Pending,
     }
 }
 
 impl<F> AuditFuture<F> {
-    pub(super) fn new(future: F, span: RequestSpan, mut pending: Pending) -> Self {
+    pub(super) fn new(future: F, mut pending: Pending) -> Self {
         pending.inside = false;
-        Self { future, span, pending }
+        Self { future, pending }
     }
 }
 
@@ -41,7 +40,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         this.pending.inside = true;
-        let polled = this.span.in_scope(|| this.future.poll(cx));
+        let polled = this.pending.span().in_scope(|| this.future.poll(cx));
         this.pending.inside = false;
         let result = ready!(polled);
         this.pending.finish(result.as_ref().ok());
@@ -59,90 +58,101 @@ impl<F> fmt::Debug for AuditFuture<F> {
 pub(super) struct Pending {
     config: Arc<Config>,
     slot: AuditSlot,
-    time: SystemTime,
     started: Duration,
-    method: Method,
-    uri: Uri,
-    user_agent: Option<HeaderValue>,
-    address: Option<IpAddr>,
     /// Whether the inner service is running. It still is when the request is dropped only if it
     /// panicked, also where a layer outside caught that.
     inside: bool,
-    finished: bool,
-}
-
-/// What the head of a response adds to an event.
-struct Answer<'a> {
-    outcome: Outcome,
-    rejection: Option<&'a Rejection>,
-    head: Option<(http::StatusCode, &'a HeaderMap)>,
+    /// What the request says; `None` once the sink has it.
+    event: Option<AuditEvent>,
 }
 
 impl Pending {
     /// An event for this request, which the inner service is about to be called with.
     pub(super) fn new<B>(config: Arc<Config>, slot: AuditSlot, request: &Request<B>) -> Self {
-        Self {
-            slot,
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let address = config.client_ip.find(headers, extensions).map(|found| found.client);
+        let user_agent = headers.get(USER_AGENT);
+        let event = AuditEvent {
             time: config.clock.now(),
-            started: config.clock.monotonic(),
-            method: request.method().clone(),
-            uri: request.uri().clone(),
-            user_agent: request.headers().get(USER_AGENT).cloned(),
-            address: config
-                .client_ip
-                .find(request.headers(), request.extensions())
-                .map(|found| found.client),
-            inside: true,
-            finished: false,
-            config,
-        }
+            sequence: 0,
+            outcome: Outcome::Aborted,
+            reason: None,
+            anonymous: false,
+            principal: None,
+            address,
+            method: bounded_method(request.method()),
+            // Copies, because what borrows from a request keeps the whole of its head in memory,
+            // for as long as a queue of events is.
+            path: bounded_path(request.uri()).into_owned(),
+            user_agent: user_agent.map(|value| bounded_text(value.as_bytes())),
+            status: None,
+            grpc_status: None,
+            required_scopes: Vec::new(),
+            policy: None,
+            remaining: None,
+            latency: Duration::ZERO,
+        };
+        let started = config.clock.monotonic();
+        Self { config, slot, started, inside: true, event: Some(event) }
+    }
+
+    pub(super) fn span(&self) -> &RequestSpan {
+        self.slot.span()
     }
 
     /// The inner service has answered, or failed where there is no response.
     fn finish<B>(&mut self, response: Option<&Response<B>>) {
-        let Some(response) = response else {
-            return self.emit(&Answer { outcome: Outcome::Error, rejection: None, head: None });
+        let Some(mut event) = self.event.take() else {
+            return;
         };
-        let rejection = response.extensions().get::<Rejection>();
-        let outcome = match rejection.map(Rejection::kind) {
-            None => Outcome::Allowed,
-            Some(RejectionKind::Unavailable | RejectionKind::LayerMissing) => Outcome::Error,
-            Some(_) => Outcome::Refused,
-        };
-        let head = Some((response.status(), response.headers()));
-        self.emit(&Answer { outcome, rejection, head });
+        event.outcome = Outcome::Error;
+        if let Some(response) = response {
+            event.status = Some(response.status());
+            event.grpc_status = grpc_status(response.headers());
+            event.outcome = Outcome::Allowed;
+            if let Some(rejection) = response.extensions().get::<Rejection>() {
+                event.outcome = outcome_of(rejection);
+                event.reason = Some(rejection.reason());
+                event.required_scopes = rejection.scopes().to_vec();
+            }
+        }
+        self.emit(event);
     }
 
-    fn emit(&mut self, answer: &Answer<'_>) {
+    fn emit(&self, event: AuditEvent) {
         static SEQUENCE: AtomicU64 = AtomicU64::new(1);
-        if std::mem::replace(&mut self.finished, true) {
-            return;
-        }
-        let findings = std::mem::take(&mut *self.slot.findings());
-        let grpc_status = answer.head.and_then(|(_, headers)| headers.get("grpc-status"));
-        self.config.sink.accept(AuditEvent {
-            time: self.time,
+        // A clone, because an AuditLayer further out may read them too.
+        let findings = self.slot.findings().clone();
+        let event = AuditEvent {
             sequence: SEQUENCE.fetch_add(1, Ordering::Relaxed),
-            outcome: answer.outcome,
-            reason: answer.rejection.map(Rejection::reason),
+            anonymous: findings.anonymous,
             principal: findings.principal,
-            address: self.address,
-            method: self.method.clone(),
-            path: bounded_path(&self.uri),
-            user_agent: self.user_agent.as_ref().map(|value| bounded_text(value.as_bytes())),
-            status: answer.head.map(|(status, _)| status),
-            grpc_status: grpc_status.and_then(|code| code.to_str().ok()?.parse().ok()),
-            required_scopes: answer.rejection.map_or(&[][..], Rejection::scopes).to_vec(),
             policy: findings.policy,
             remaining: findings.remaining,
             latency: self.config.clock.monotonic().saturating_sub(self.started),
-        });
+            ..event
+        };
+        // Inside, so that a sink that logs does so in the context of the request. A panic of the
+        // sink must not take the answer along, nor the process where a handler's panic unwinds.
+        let accept = || self.span().in_scope(|| self.config.sink.accept(event));
+        if catch_unwind(AssertUnwindSafe(accept)).is_err() {
+            trace::audit_lost("the sink panicked");
+        }
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let outcome = if self.inside { Outcome::Panicked } else { Outcome::Aborted };
-        self.emit(&Answer { outcome, rejection: None, head: None });
+        if let Some(event) = self.event.take() {
+            let outcome = if self.inside { Outcome::Panicked } else { Outcome::Aborted };
+            self.emit(AuditEvent { outcome, ..event });
+        }
+    }
+}
+
+fn outcome_of(rejection: &Rejection) -> Outcome {
+    match rejection.kind() {
+        RejectionKind::Unavailable | RejectionKind::LayerMissing => Outcome::Error,
+        _ => Outcome::Refused,
     }
 }

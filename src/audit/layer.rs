@@ -12,7 +12,7 @@ use crate::sink::AuditSink;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is applied"]
 pub struct AuditLayer {
-    config: Config,
+    config: Arc<Config>,
 }
 
 /// What every request's audit needs.
@@ -27,18 +27,19 @@ impl AuditLayer {
     /// Gives every request's event to this sink.
     pub fn new(sink: impl AuditSink) -> Self {
         let clock = Arc::new(SystemClock);
-        Self { config: Config { sink: Arc::new(sink), client_ip: ClientIp::default(), clock } }
+        let (sink, client_ip) = (Arc::new(sink), ClientIp::default());
+        Self { config: Arc::new(Config { sink, client_ip, clock }) }
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
     pub fn with_client_ip(mut self, client_ip: ClientIp) -> Self {
-        self.config.client_ip = client_ip;
+        Arc::make_mut(&mut self.config).client_ip = client_ip;
         self
     }
 
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
-        self.config.clock = Arc::new(clock);
+        Arc::make_mut(&mut self.config).clock = Arc::new(clock);
         self
     }
 }
@@ -47,7 +48,7 @@ impl<S> Layer<S> for AuditLayer {
     type Service = Audit<S>;
 
     fn layer(&self, inner: S) -> Audit<S> {
-        Audit::new(inner, Arc::new(self.config.clone()))
+        Audit::new(inner, self.config.clone())
     }
 }
 

@@ -5,27 +5,25 @@
 //!
 //! ```
 //! use tower_gate::AuditLayer;
-//! use tower_gate::sink::JsonLinesSink;
+//! use tower_gate::sink::{JsonLinesSink, QueueSink};
 //!
-//! let layer = AuditLayer::new(JsonLinesSink::new(std::io::stdout()));
+//! let layer = AuditLayer::new(QueueSink::new(JsonLinesSink::new(std::io::stdout()), 8192)?);
 //! # let _ = layer;
+//! # Ok::<(), std::io::Error>(())
 //! ```
 //!
-//! With the peer's address from axum, and a queue before a file:
+//! With the peer's address from axum, without which the address is `null`:
 //!
 //! ```
 //! use std::net::SocketAddr;
 //! use axum::extract::ConnectInfo;
-//! use tower_gate::sink::{JsonLinesSink, QueueSink};
+//! use tower_gate::sink::NullSink;
 //! use tower_gate::{AuditLayer, ClientIp};
 //!
-//! # let file = std::io::sink();
-//! let layer = AuditLayer::new(QueueSink::new(JsonLinesSink::new(file), 8192)?)
-//!     .with_client_ip(ClientIp::from_extensions(|extensions| {
-//!         extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
-//!     }));
+//! let layer = AuditLayer::new(NullSink).with_client_ip(ClientIp::from_extensions(|extensions| {
+//!     extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
+//! }));
 //! # let _ = layer;
-//! # Ok::<(), std::io::Error>(())
 //! ```
 //!
 //! # Order

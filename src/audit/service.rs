@@ -9,7 +9,6 @@ use crate::audit::AuditFuture;
 use crate::audit::future::Pending;
 use crate::audit::layer::Config;
 use crate::event::AuditSlot;
-use crate::trace::RequestSpan;
 
 /// Middleware that makes an audit event of every request; see the [module](crate::audit).
 #[derive(Clone)]
@@ -37,13 +36,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let span = RequestSpan::open(request.method(), request.uri());
-        let slot = AuditSlot::new(span.clone());
-        request.extensions_mut().insert(slot.clone());
+        let slot = AuditSlot::on(&mut request);
         // From here on an event is due, even if the inner service panics in `call`.
         let pending = Pending::new(self.config.clone(), slot, &request);
-        let future = span.in_scope(|| self.inner.call(request));
-        AuditFuture::new(future, span, pending)
+        let future = pending.span().in_scope(|| self.inner.call(request));
+        AuditFuture::new(future, pending)
     }
 }
 

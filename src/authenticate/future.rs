@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::authenticate::layer::Config;
-use crate::rejection::ResponseBody;
+use crate::rejection::{AnswerFuture, ResponseBody};
 use crate::verifier::Verifying;
 
 pin_project! {
@@ -26,9 +26,8 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, ReqBody, F> {
-        Service { #[pin] future: F },
-        Refused { response: Option<Response<Bytes>> },
-        Verifying { answer: Verifying, waiting: Option<Waiting<S, ReqBody>> },
+        Verifying { answer: Verifying, waiting: Option<Box<Waiting<S, ReqBody>>> },
+        Answer { #[pin] answer: AnswerFuture<F> },
     }
 }
 
@@ -44,11 +43,11 @@ where
     S: Service<Request<ReqBody>>,
 {
     pub(super) fn service(future: S::Future) -> Self {
-        Self { state: State::Service { future } }
+        Self { state: State::Answer { answer: AnswerFuture::service(future) } }
     }
 
-    pub(super) fn refused(response: Response<Bytes>) -> Self {
-        Self { state: State::Refused { response: Some(response) } }
+    pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
+        Self { state: State::Answer { answer: AnswerFuture::refused(response) } }
     }
 
     pub(super) fn verifying(
@@ -57,7 +56,7 @@ where
         request: Request<ReqBody>,
         config: Arc<Config>,
     ) -> Self {
-        let waiting = Some(Waiting { service, request, config });
+        let waiting = Some(Box::new(Waiting { service, request, config }));
         Self { state: State::Verifying { answer, waiting } }
     }
 }
@@ -73,28 +72,19 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProj::Service { future } => {
-                    return future.poll(cx).map_ok(|answer| answer.map(ResponseBody::service));
-                }
-                StateProj::Refused { response } => {
-                    let response = response.take().expect("polled after completion");
-                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
-                }
+                StateProj::Answer { answer } => return answer.poll(cx),
                 StateProj::Verifying { answer, waiting } => {
                     let answer = ready!(answer.as_mut().poll(cx));
                     let Waiting { mut service, mut request, config } =
-                        waiting.take().expect("polled after completion");
-                    let next = match answer {
+                        *waiting.take().expect("polled after completion");
+                    let answer = match answer {
                         Ok(principal) => {
                             config.let_in(&mut request, Some(principal));
-                            State::Service { future: service.call(request) }
+                            AnswerFuture::service(service.call(request))
                         }
-                        Err(error) => {
-                            let response = config.not_verified(error, &request);
-                            State::Refused { response: Some(response) }
-                        }
+                        Err(error) => AnswerFuture::refused(config.not_verified(error, &request)),
                     };
-                    state.set(next);
+                    state.set(State::Answer { answer });
                 }
             }
         }

@@ -45,12 +45,13 @@
 //!
 //! Tokens come from the `Authorization` header alone, never from the query or the body. An optional
 //! layer lets in requests *without* a token; a token that is there and not good is refused all the
-//! same. Headers in which proxies assert an identity (`X-User-Id` and the like) are removed from
-//! every request, because a client can send them too; see
+//! same. Headers in which proxies assert an identity (`X-Forwarded-User`, `Remote-Groups` and the
+//! like) are removed from every request, because a client can send them too; see
 //! [`with_scrubbed_headers`](AuthenticateLayer::with_scrubbed_headers).
 
 mod future;
 mod layer;
+mod scrub;
 mod service;
 
 pub use self::future::AuthenticateFuture;

@@ -12,7 +12,7 @@ use crate::authenticate::AuthenticateFuture;
 use crate::authenticate::layer::Config;
 use crate::event::AuditSlot;
 use crate::principal::{Authenticated, Principal};
-use crate::rejection::{Rejection, RejectionKind, RequestHead, ResponseBody};
+use crate::rejection::{RefusalStyle, Rejection, RejectionKind, ResponseBody};
 use crate::token::BearerToken;
 use crate::trace;
 use crate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
@@ -80,6 +80,7 @@ impl Config {
             None if self.optional => Ok(None),
             None => Err(Rejection::new(RejectionKind::MissingToken)),
             Some(token) if token.as_bytes().len() > self.max_token_bytes => {
+                // Before the verifier, whose work grows with the length (BEARER-15).
                 Err(VerifyError::from(VerifyErrorKind::Malformed).into())
             }
             Some(token) => Ok(Some(VerifyRequest::new(token, self.clock.now()))),
@@ -88,20 +89,18 @@ impl Config {
 
     /// Marks the request as authenticated, and tells those who want to know.
     pub(super) fn let_in<B>(&self, request: &mut Request<B>, principal: Option<Principal>) {
+        let slot = AuditSlot::of(request.extensions());
+        if let Some(slot) = slot {
+            slot.let_in(principal.as_ref());
+        }
         if let Some(principal) = &principal {
-            trace::record_on_current(principal);
-            if let Some(slot) = AuditSlot::of(request.extensions()) {
-                slot.authenticated(principal);
+            // The application may have opened a span of its own in the meantime.
+            if slot.is_none_or(|slot| !slot.span().is_current()) {
+                trace::record_on_current(principal);
             }
         }
         let headers = request.headers_mut();
-        // Requests have few names and seldom one of these: comparing all costs less than hashing
-        // each of these to look it up.
-        if headers.keys().any(|name| self.scrubbed_headers.contains(name)) {
-            for name in &self.scrubbed_headers {
-                headers.remove(name);
-            }
-        }
+        self.scrub.remove_from(headers);
         if self.strip_token {
             headers.remove(AUTHORIZATION);
         } else if let Some(value) = headers.get_mut(AUTHORIZATION) {
@@ -109,7 +108,9 @@ impl Config {
         }
         let extensions = request.extensions_mut();
         extensions.insert(Authenticated { principal });
-        extensions.insert(self.style.clone());
+        if let Some(style) = &self.style {
+            extensions.insert(style.clone());
+        }
     }
 
     /// Refuses for what the verifier says, whose cause is logged and does not reach the client.
@@ -117,7 +118,7 @@ impl Config {
         &self,
         error: VerifyError,
         request: &Request<B>,
-    ) -> Response<Bytes> {
+    ) -> Box<Response<Bytes>> {
         if error.kind() == VerifyErrorKind::Unavailable {
             trace::unavailable(&error);
         } else {
@@ -131,8 +132,11 @@ impl Config {
         self.refuse(error.into(), request)
     }
 
-    fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
-        self.style.respond(rejection, RequestHead::of(request))
+    fn refuse<B>(&self, rejection: Rejection, request: &Request<B>) -> Box<Response<Bytes>> {
+        match &self.style {
+            Some(style) => style.respond(rejection, request),
+            None => RefusalStyle::refuse(rejection, request),
+        }
     }
 }
 

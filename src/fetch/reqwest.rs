@@ -30,22 +30,18 @@ impl ReqwestFetch {
     ///
     /// When the platform has no certificates to check issuers by.
     pub fn new() -> Result<Self, FetchError> {
-        Self::from_builder(Client::builder())
+        let times = Client::builder().connect_timeout(Duration::from_secs(2));
+        Self::from_builder(times.timeout(Duration::from_secs(5)))
     }
 
-    /// A client that the application has configured. Redirects stay forbidden, and the times are
-    /// those of [`ReqwestFetch`].
+    /// A client that the application has configured, with the times that it set. Redirects stay
+    /// forbidden.
     ///
     /// # Errors
     ///
     /// When the client cannot be built.
     pub fn from_builder(client: ClientBuilder) -> Result<Self, FetchError> {
-        let client = client
-            .redirect(Policy::none())
-            .connect_timeout(Duration::from_secs(2))
-            .timeout(Duration::from_secs(5))
-            .build();
-        client.map(Self).map_err(without_url)
+        client.redirect(Policy::none()).build().map(Self).map_err(without_url)
     }
 }
 

@@ -19,8 +19,9 @@ pub struct InvalidUrl {
 }
 
 impl InvalidUrl {
+    /// Without a user, who may come with a password.
     pub(crate) fn new(text: &str) -> Self {
-        Self { text: text.to_owned() }
+        Self { text: text.rsplit('@').next().unwrap_or_default().to_owned() }
     }
 }
 
@@ -43,6 +44,10 @@ impl IssuerUrl {
 
     pub(crate) fn uri(&self) -> &Uri {
         &self.0
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.0.scheme_str() == Some("https")
     }
 }
 
@@ -88,5 +93,10 @@ mod tests {
         ] {
             assert!(IssuerUrl::parse(text).is_err(), "OPAQUE-22, JWT-65: {text}");
         }
+    }
+    #[test]
+    fn an_error_shows_no_password() {
+        let error = IssuerUrl::parse("https://user:secret@issuer.example/").unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
     }
 }

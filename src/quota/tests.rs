@@ -113,12 +113,30 @@ fn numbers_that_limit_nobody_or_everybody_are_refused() {
 }
 
 #[test]
+#[should_panic(expected = "more than one unit a nanosecond: lengthen the period")]
+fn a_quota_that_is_too_fast_says_so() {
+    let _ = Quota::per_second(2_000_000_000);
+}
+
+#[test]
 fn keys_of_different_parts_differ() {
     let key = |parts: &[&str]| PartitionKey::new(parts);
     assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
     for other in [&["a", "c"][..], &["ab"], &["a", "b", ""], &["", "ab"], &["b", "a"]] {
         assert_ne!(key(&["a", "b"]), key(other), "{other:?}");
     }
+}
+
+#[test]
+fn the_key_under_a_secret_is_the_same_on_every_node_and_release() {
+    let key = |secret: &[u8; 16]| PartitionHasher::new(secret).key(["a", "b"]);
+    assert_eq!(
+        key(b"0123456789abcdef").to_u128(),
+        270_061_198_547_494_134_083_740_139_581_912_105_932,
+        "stores keep these keys"
+    );
+    assert_ne!(key(b"0123456789abcdef"), key(b"0123456789abcdeg"), "the last byte counts");
+    assert_ne!(key(b"0123456789abcdef"), PartitionKey::new(["a", "b"]), "RL-68");
 }
 
 /// Requests as (pause before it, cost).

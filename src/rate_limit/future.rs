@@ -9,8 +9,8 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use crate::rate_limit::headers::Fields;
-use crate::rate_limit::layer::Limit;
-use crate::rejection::ResponseBody;
+use crate::rate_limit::layer::{Config, Limit};
+use crate::rejection::{AnswerFuture, ResponseBody};
 use crate::store::Taking;
 
 pin_project! {
@@ -28,9 +28,8 @@ pin_project! {
 pin_project! {
     #[project = StateProj]
     enum State<S, ReqBody, F> {
-        Service { #[pin] future: F },
-        Refused { response: Option<Response<Bytes>> },
-        Taking { answer: Taking, waiting: Option<Waiting<S, ReqBody>> },
+        Taking { answer: Taking, waiting: Option<Box<Waiting<S, ReqBody>>> },
+        Answer { #[pin] answer: AnswerFuture<F> },
     }
 }
 
@@ -39,6 +38,7 @@ struct Waiting<S, ReqBody> {
     service: S,
     request: Request<ReqBody>,
     limit: Arc<Limit>,
+    config: Arc<Config>,
 }
 
 impl<S, ReqBody> RateLimitFuture<S, ReqBody>
@@ -46,11 +46,11 @@ where
     S: Service<Request<ReqBody>>,
 {
     pub(super) fn service(future: S::Future, fields: Option<Fields>) -> Self {
-        Self { state: State::Service { future }, fields }
+        Self { state: State::Answer { answer: AnswerFuture::service(future) }, fields }
     }
 
-    pub(super) fn refused(response: Response<Bytes>) -> Self {
-        Self { state: State::Refused { response: Some(response) }, fields: None }
+    pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
+        Self { state: State::Answer { answer: AnswerFuture::refused(response) }, fields: None }
     }
 
     pub(super) fn taking(
@@ -58,8 +58,9 @@ where
         service: S,
         request: Request<ReqBody>,
         limit: Arc<Limit>,
+        config: Arc<Config>,
     ) -> Self {
-        let waiting = Some(Waiting { service, request, limit });
+        let waiting = Some(Box::new(Waiting { service, request, limit, config }));
         Self { state: State::Taking { answer, waiting }, fields: None }
     }
 }
@@ -75,32 +76,26 @@ where
         let mut this = self.project();
         loop {
             match this.state.as_mut().project() {
-                StateProj::Service { future } => {
-                    let response = ready!(future.poll(cx));
-                    let fields = this.fields.take();
-                    return Poll::Ready(response.map(|mut response| {
-                        if let Some(fields) = fields {
-                            fields.append_to(response.headers_mut());
-                        }
-                        response.map(ResponseBody::service)
-                    }));
-                }
-                StateProj::Refused { response } => {
-                    let response = response.take().expect("polled after completion");
-                    return Poll::Ready(Ok(response.map(ResponseBody::refusal)));
+                StateProj::Answer { answer } => {
+                    let mut result = ready!(answer.poll(cx));
+                    // Onto refusals of layers further in as well (RL-4).
+                    if let (Ok(response), Some(fields)) = (&mut result, this.fields.take()) {
+                        fields.append_to(response.headers_mut());
+                    }
+                    return Poll::Ready(result);
                 }
                 StateProj::Taking { answer, waiting } => {
                     let answer = ready!(answer.as_mut().poll(cx));
-                    let Waiting { mut service, request, limit } =
-                        waiting.take().expect("polled after completion");
-                    let next = match limit.settle(answer, &request) {
+                    let Waiting { mut service, request, limit, config } =
+                        *waiting.take().expect("polled after completion");
+                    let answer = match config.settle(&limit, answer, &request) {
                         Ok(fields) => {
                             *this.fields = Some(fields);
-                            State::Service { future: service.call(request) }
+                            AnswerFuture::service(service.call(request))
                         }
-                        Err(response) => State::Refused { response: Some(*response) },
+                        Err(response) => AnswerFuture::refused(response),
                     };
-                    this.state.set(next);
+                    this.state.set(State::Answer { answer });
                 }
             }
         }

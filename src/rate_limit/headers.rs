@@ -7,6 +7,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::quota::{Quota, Usage};
+use crate::rejection::whole_seconds;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -33,7 +34,10 @@ impl Policy {
             panic!("the rate limit name {name:?} must be printable ASCII: clients see it");
         }
         let name = name.replace('\\', "\\\\").replace('"', "\\\"");
-        let window = whole_seconds(quota.refill_time()).max(1);
+        // Each unit's interval is rounded up by less than a nanosecond, which must not add up to
+        // another second: three a second are not three in two.
+        let rounding = Duration::from_nanos(u64::from(quota.burst() - 1));
+        let window = whole_seconds(quota.refill_time() - rounding).max(1);
         let field = format!("\"{name}\";q={};w={window}", quota.burst());
         Self { field: header_value(field.into()), prefix: format!("\"{name}\";r=").into() }
     }
@@ -62,11 +66,6 @@ fn header_value(text: Bytes) -> HeaderValue {
     HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
-/// Rounded up, so that who waits that long finds a unit (RL-6).
-fn whole_seconds(time: Duration) -> u64 {
-    time.as_secs() + u64::from(time.subsec_nanos() > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +76,9 @@ mod tests {
             ("x", Quota::per_minute(60), "\"x\";q=60;w=60"),
             ("x", Quota::per_minute(10).with_burst(5), "\"x\";q=5;w=30"),
             ("x", Quota::per_second(10).with_burst(5), "\"x\";q=5;w=1"),
+            ("x", Quota::per_second(3), "\"x\";q=3;w=1"),
+            ("x", Quota::per_minute(7), "\"x\";q=7;w=60"),
+            ("x", Quota::per_hour(7).with_burst(2), "\"x\";q=2;w=1029"),
             ("a\"b", Quota::per_minute(60), "\"a\\\"b\";q=60;w=60"),
         ] {
             assert_eq!(Policy::new(name, &quota).field, expected, "RL-1, RL-33, RL-44");

@@ -1,18 +1,20 @@
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{Extensions, HeaderMap, Request};
+use bytes::Bytes;
+use http::{Extensions, HeaderMap, Request, Response};
 use tower_layer::Layer;
 
 use crate::client_ip::{ClientIp, host_part};
 use crate::clock::{Clock, SystemClock};
 use crate::principal::{Authenticated, Principal};
-use crate::quota::{PartitionKey, Quota};
+use crate::quota::{PartitionHasher, PartitionKey, Quota};
 use crate::rate_limit::RateLimit;
 use crate::rate_limit::headers::Policy;
-use crate::rejection::Rejection;
+use crate::rejection::{RefusalStyle, Rejection, Responder};
 use crate::requirement::Requirement;
 use crate::store::{ErasedStore, RateLimitStore};
 
@@ -20,7 +22,7 @@ use crate::store::{ErasedStore, RateLimitStore};
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is applied"]
 pub struct RateLimitLayer {
-    config: Config,
+    config: Arc<Config>,
 }
 
 /// What every request's limit needs.
@@ -28,7 +30,10 @@ pub struct RateLimitLayer {
 pub(super) struct Config {
     pub(super) store: Arc<dyn ErasedStore>,
     pub(super) clock: Arc<dyn Clock>,
+    /// `None` refuses in the style that the request carries.
+    style: Option<Arc<RefusalStyle>>,
     partition: Partition,
+    hasher: PartitionHasher,
     client_ip: ClientIp,
     name: Arc<str>,
     tiers: Vec<Tier>,
@@ -46,6 +51,8 @@ enum Partition {
 #[derive(Clone)]
 struct Tier {
     name: Arc<str>,
+    /// Has the names of the layer and of the tier behind it already.
+    hasher: PartitionHasher,
     /// `None` takes everybody.
     requirement: Option<Requirement>,
     /// `None` is not limited.
@@ -72,17 +79,18 @@ impl RateLimitLayer {
     }
 
     fn with_partition(store: impl RateLimitStore, quota: Quota, partition: Partition) -> Self {
-        Self {
-            config: Config {
-                store: Arc::new(store),
-                clock: Arc::new(SystemClock),
-                partition,
-                client_ip: ClientIp::default(),
-                name: "default".into(),
-                tiers: Vec::new(),
-                rest: Tier::limited("default", None, quota),
-            },
-        }
+        let config = Config {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            style: None,
+            partition,
+            hasher: PartitionHasher::default(),
+            client_ip: ClientIp::default(),
+            name: "default".into(),
+            tiers: Vec::new(),
+            rest: Tier::limited("default", None, quota),
+        };
+        Self { config: Arc::new(config) }.with_names_hashed()
     }
 
     /// The name of the quota for everybody else, as clients see it. Layers that share a store and a
@@ -91,43 +99,84 @@ impl RateLimitLayer {
     ///
     /// # Panics
     ///
-    /// When the name is not printable ASCII.
+    /// When the name is not printable ASCII, or a tier has it.
     pub fn with_name(mut self, name: &str) -> Self {
         if let Some(limit) = &self.config.rest.limit {
-            self.config.rest = Tier::limited(name, None, limit.quota);
+            self.config_mut().rest = Tier::limited(name, None, limit.quota);
         }
-        self.config.name = name.into();
-        self
+        self.config_mut().name = name.into();
+        self.config.panic_if_a_name_is_taken();
+        self.with_names_hashed()
     }
 
     /// Gives principals that meet the requirement a quota of their own. The first tier that fits
-    /// counts. An anonymous caller is in none.
+    /// counts. An anonymous caller is in none. Tiers need an
+    /// [`AuthenticateLayer`](crate::AuthenticateLayer) outside, without which every request is
+    /// refused with 500, also [by address](Self::by_address).
     ///
     /// # Panics
     ///
-    /// When the name, which clients see, is not printable ASCII.
+    /// When the name, which clients see, is not printable ASCII, or is that of another tier or of
+    /// the quota for everybody else: the two would share their units.
     pub fn with_tier(mut self, name: &str, requirement: Requirement, quota: Quota) -> Self {
-        self.config.tiers.push(Tier::limited(name, Some(requirement), quota));
-        self
+        self.config_mut().tiers.push(Tier::limited(name, Some(requirement), quota));
+        self.config.panic_if_a_name_is_taken();
+        self.with_names_hashed()
     }
 
     /// Does not limit principals that meet the requirement. The first tier that fits counts.
+    ///
+    /// # Panics
+    ///
+    /// When another tier has the name.
     pub fn with_unlimited(mut self, name: &str, requirement: Requirement) -> Self {
-        let requirement = Some(requirement);
-        self.config.tiers.push(Tier { name: name.into(), requirement, limit: None });
-        self
+        self.config_mut().tiers.push(Tier::unlimited(name, Some(requirement)));
+        self.config.panic_if_a_name_is_taken();
+        self.with_names_hashed()
+    }
+
+    /// The secret under which callers are hashed before a store sees them: 128 bits that nobody
+    /// else can know or guess. Nodes that share a store need the same one, or each of them gives
+    /// every caller a quota of its own. Default: a random one for each process.
+    pub fn with_partition_secret(mut self, secret: [u8; 16]) -> Self {
+        self.config_mut().hasher = PartitionHasher::new(&secret);
+        self.with_names_hashed()
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
     pub fn with_client_ip(mut self, client_ip: ClientIp) -> Self {
-        self.config.client_ip = client_ip;
+        self.config_mut().client_ip = client_ip;
+        self
+    }
+
+    /// Who writes the bodies of this layer's refusals. Default: the responder of the
+    /// [`AuthenticateLayer`](crate::AuthenticateLayer) outside of it; problem documents where there
+    /// is none.
+    pub fn with_responder(mut self, responder: impl Responder) -> Self {
+        let responder: Option<Arc<dyn Responder>> = Some(Arc::new(responder));
+        self.config_mut().style =
+            Some(Arc::new(RefusalStyle { responder, ..RefusalStyle::default() }));
         self
     }
 
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
-        self.config.clock = Arc::new(clock);
+        self.config_mut().clock = Arc::new(clock);
         self
+    }
+
+    /// Hashes the names in a key after every change of them, and not for every request.
+    fn with_names_hashed(mut self) -> Self {
+        let config = self.config_mut();
+        for tier in config.tiers.iter_mut().chain([&mut config.rest]) {
+            tier.hasher = config.hasher.with([&*config.name, &*tier.name]);
+        }
+        self
+    }
+
+    /// What the services made so far share stays as it is.
+    fn config_mut(&mut self) -> &mut Config {
+        Arc::make_mut(&mut self.config)
     }
 }
 
@@ -135,7 +184,7 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit::new(inner, Arc::new(self.config.clone()))
+        RateLimit::new(inner, self.config.clone())
     }
 }
 
@@ -152,9 +201,13 @@ impl fmt::Debug for RateLimitLayer {
 impl Tier {
     fn limited(name: &str, requirement: Option<Requirement>, quota: Quota) -> Self {
         let policy = Policy::new(name, &quota);
-        let name: Arc<str> = name.into();
-        let limit = Some(Arc::new(Limit { name: name.clone(), quota, policy }));
-        Self { name, requirement, limit }
+        let tier = Self::unlimited(name, requirement);
+        let limit = Arc::new(Limit { name: tier.name.clone(), quota, policy });
+        Self { limit: Some(limit), ..tier }
+    }
+
+    fn unlimited(name: &str, requirement: Option<Requirement>) -> Self {
+        Self { name: name.into(), hasher: PartitionHasher::default(), requirement, limit: None }
     }
 }
 
@@ -165,37 +218,71 @@ pub(super) struct Bucket<'a> {
 }
 
 impl Config {
+    /// Two quotas of one name would take from one bucket, and clients could not tell them apart.
+    #[expect(clippy::panic, reason = "limits that get in each other's way must not start")]
+    fn panic_if_a_name_is_taken(&self) {
+        let mut names = HashSet::from([&self.rest.name]);
+        if let Some(tier) = self.tiers.iter().find(|tier| !names.insert(&tier.name)) {
+            panic!(
+                "two quotas of one RateLimitLayer are called {:?}: rename the tier, or call \
+                 with_name before it",
+                tier.name,
+            );
+        }
+    }
+
     /// What the request takes from; `None` when it is not limited.
     pub(super) fn bucket<B>(&self, request: &Request<B>) -> Result<Option<Bucket<'_>>, Rejection> {
         let extensions = request.extensions();
         let authenticated = Authenticated::of(extensions);
+        if authenticated.is_none() {
+            self.check_nobody_need_be_known()?;
+        }
         let principal = authenticated.and_then(|authenticated| authenticated.principal.as_ref());
         let tier = self.tier(principal);
         let Some(limit) = &tier.limit else {
             return Ok(None);
         };
-        let key = match (self.partition, authenticated, principal) {
-            (Partition::Principal, None, _) => {
-                return Err(Rejection::layer_missing(
-                    "RateLimitLayer needs an AuthenticateLayer outside of it; \
-                     or use RateLimitLayer::by_address",
-                ));
+        let key = match (self.partition, principal) {
+            (Partition::Principal, Some(principal)) => {
+                tier.hasher.key(["principal", principal.issuer(), principal.subject()])
             }
-            (Partition::Principal, Some(_), Some(principal)) => {
-                let (issuer, subject) = (principal.issuer(), principal.subject());
-                PartitionKey::new([&*self.name, &*tier.name, "principal", issuer, subject])
-            }
-            (Partition::Principal, Some(_), None) | (Partition::Address, ..) => {
+            (Partition::Principal, None) | (Partition::Address, _) => {
                 self.address_key(tier, request.headers(), extensions)?
             }
         };
         Ok(Some(Bucket { limit, key }))
     }
 
+    fn check_nobody_need_be_known(&self) -> Result<(), Rejection> {
+        Err(Rejection::layer_missing(match self.partition {
+            Partition::Address if self.tiers.is_empty() => return Ok(()),
+            Partition::Address => {
+                "RateLimitLayer with tiers needs an AuthenticateLayer outside of it"
+            }
+            Partition::Principal => {
+                "RateLimitLayer needs an AuthenticateLayer outside of it; \
+                 or use RateLimitLayer::by_address"
+            }
+        }))
+    }
+
+    pub(super) fn refuse<B>(
+        &self,
+        rejection: Rejection,
+        request: &Request<B>,
+    ) -> Box<Response<Bytes>> {
+        match &self.style {
+            Some(style) => style.respond(rejection, request),
+            None => RefusalStyle::refuse(rejection, request),
+        }
+    }
+
     fn tier(&self, principal: Option<&Principal>) -> &Tier {
         let Some(principal) = principal.filter(|_| !self.tiers.is_empty()) else {
             return &self.rest;
         };
+        // Only here, because most layers have no tiers and a look at the clock is not free.
         let now = self.clock.now();
         self.tiers.iter().find(|tier| tier.takes(principal, now)).unwrap_or(&self.rest)
     }
@@ -212,10 +299,10 @@ impl Config {
                  or say where it is with ClientIp",
             )
         })?;
-        let parts = [self.name.as_bytes(), tier.name.as_bytes()];
+        // The family is a part, so that no four bytes of one are taken for those of the other.
         Ok(match host_part(found.client) {
-            IpAddr::V4(v4) => PartitionKey::new([parts[0], parts[1], b"v4", &v4.octets()]),
-            IpAddr::V6(v6) => PartitionKey::new([parts[0], parts[1], b"v6", &v6.octets()]),
+            IpAddr::V4(v4) => tier.hasher.key([&b"v4"[..], &v4.octets()]),
+            IpAddr::V6(v6) => tier.hasher.key([&b"v6"[..], &v6.octets()]),
         })
     }
 }

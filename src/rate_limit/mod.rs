@@ -38,7 +38,10 @@
 //! By principal, which is the default: inside [`AuthenticateLayer`](crate::AuthenticateLayer),
 //! without which every request is refused with 500. By address
 //! ([`by_address`](RateLimitLayer::by_address)): outside of it, against callers that send bad
-//! tokens.
+//! tokens; there it does not know the application's [`Responder`](crate::Responder), which is given
+//! to it by [`with_responder`](RateLimitLayer::with_responder). Tiers are tiers of principals, and
+//! belong inside in both cases. A CORS layer goes outside of all, so that preflight requests, which
+//! it answers itself, are not counted.
 //!
 //! # Security
 //!

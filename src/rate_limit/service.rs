@@ -12,7 +12,7 @@ use crate::quota::Decision;
 use crate::rate_limit::RateLimitFuture;
 use crate::rate_limit::headers::Fields;
 use crate::rate_limit::layer::{Config, Limit};
-use crate::rejection::{RefusalStyle, Rejection, RequestHead, ResponseBody};
+use crate::rejection::{Rejection, ResponseBody};
 use crate::store::{StoreError, TakeRequest};
 use crate::trace;
 
@@ -48,54 +48,53 @@ where
         let bucket = match config.bucket(&request) {
             Ok(Some(bucket)) => bucket,
             Ok(None) => return RateLimitFuture::service(self.inner.call(request), None),
-            Err(rejection) => return RateLimitFuture::refused(refuse(rejection, &request)),
+            Err(rejection) => {
+                return RateLimitFuture::refused(config.refuse(rejection, &request));
+            }
         };
         let now = config.clock.monotonic();
         let question = TakeRequest::new(bucket.key, bucket.limit.quota, 1, now);
         if let Some(answer) = config.store.try_take(&question) {
-            return match bucket.limit.settle(answer, &request) {
+            return match config.settle(bucket.limit, answer, &request) {
                 Ok(fields) => RateLimitFuture::service(self.inner.call(request), Some(fields)),
-                Err(response) => RateLimitFuture::refused(*response),
+                Err(response) => RateLimitFuture::refused(response),
             };
         }
         let answer = config.store.clone().take(question);
         // The service that is ready waits for the answer; the clone is not.
         let next = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, next);
-        RateLimitFuture::taking(answer, ready, request, bucket.limit.clone())
+        RateLimitFuture::taking(answer, ready, request, bucket.limit.clone(), config.clone())
     }
 }
 
-impl Limit {
+impl Config {
     /// Turns the store's answer into the fields of the response, or into a refusal that has them.
     pub(super) fn settle<B>(
         &self,
+        limit: &Limit,
         answer: Result<Decision, StoreError>,
         request: &Request<B>,
     ) -> Result<Fields, Box<Response<Bytes>>> {
         let decision = answer.map_err(|error| {
             trace::unavailable(&error);
-            Box::new(refuse(error.into(), request))
+            self.refuse(error.into(), request)
         })?;
         let usage = decision.usage();
         if let Some(slot) = AuditSlot::of(request.extensions()) {
-            slot.limited(self.name.clone(), usage.remaining);
+            slot.limited(limit.name.clone(), usage.remaining);
         }
-        let fields = self.policy.fields(usage);
+        let fields = limit.policy.fields(usage);
         match decision {
             Decision::Allowed(_) => Ok(fields),
             Decision::Limited { retry_after, .. } => {
-                let rejection = Rejection::limited(self.name.clone(), retry_after);
-                let mut response = Box::new(refuse(rejection, request));
+                let rejection = Rejection::limited(limit.name.clone(), retry_after);
+                let mut response = self.refuse(rejection, request);
                 fields.append_to(response.headers_mut());
                 Err(response)
             }
         }
     }
-}
-
-fn refuse<B>(rejection: Rejection, request: &Request<B>) -> Response<Bytes> {
-    RefusalStyle::refuse(rejection, RequestHead::of(request))
 }
 
 impl<S> fmt::Debug for RateLimit<S> {

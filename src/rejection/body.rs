@@ -47,6 +47,7 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         match self.project().inner.project() {
             InnerProj::Service { body } => body.poll_frame(cx),
+            // HTTP/2 would send an empty frame where the end of the stream is due.
             InnerProj::Refusal { bytes } if bytes.is_empty() => Poll::Ready(None),
             InnerProj::Refusal { bytes } => {
                 Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes).into()))))

@@ -21,6 +21,8 @@ use crate::scope::Scope;
 pub struct Challenge {
     /// The parameters that are always there, ready to send.
     parameters: String,
+    /// Where in them the realm ends.
+    realm_end: usize,
 }
 
 /// The text cannot stand in a challenge.
@@ -45,10 +47,15 @@ impl Challenge {
             return Err(InvalidChallenge { parameter: "realm", text: realm.to_owned() });
         }
         let escaped = realm.replace('\\', "\\\\").replace('"', "\\\"");
-        Ok(Self { parameters: format!("Bearer realm=\"{escaped}\"") })
+        Ok(Self::with_realm(format!("Bearer realm=\"{escaped}\"")))
     }
 
-    /// Points to the metadata of the protected resource (RFC 9728 §5.1).
+    fn with_realm(parameters: String) -> Self {
+        Self { realm_end: parameters.len(), parameters }
+    }
+
+    /// Points to the metadata of the protected resource (RFC 9728 §5.1), in place of what it
+    /// pointed to before.
     ///
     /// # Errors
     ///
@@ -59,6 +66,8 @@ impl Challenge {
             let parameter = "resource_metadata";
             return Err(InvalidChallenge { parameter, text: url.to_owned() });
         }
+        // BEARER-22: a parameter occurs once.
+        self.parameters.truncate(self.realm_end);
         self.push("resource_metadata", url);
         Ok(self)
     }
@@ -103,7 +112,7 @@ impl Challenge {
 /// The realm `api`.
 impl Default for Challenge {
     fn default() -> Self {
-        Self { parameters: "Bearer realm=\"api\"".to_owned() }
+        Self::with_realm("Bearer realm=\"api\"".to_owned())
     }
 }
 
@@ -131,10 +140,12 @@ mod tests {
     #[test]
     fn metadata_is_an_https_url() {
         let url = "https://api.example/.well-known/oauth-protected-resource";
-        let challenge = Challenge::new("x").unwrap().with_resource_metadata(url).unwrap();
+        let challenge = Challenge::new("x").unwrap();
+        let challenge = challenge.with_resource_metadata("https://old.example/").unwrap();
+        let challenge = challenge.with_resource_metadata(url).unwrap();
         let missing = Rejection::new(RejectionKind::MissingToken);
         let expected = format!("Bearer realm=\"x\", resource_metadata=\"{url}\"");
-        assert_eq!(header(&challenge, &missing), expected, "BEARER-44");
+        assert_eq!(header(&challenge, &missing), expected, "BEARER-22, BEARER-44");
         for url in ["http://api.example/", "/relative", "https://a\"b", "https://a b", ""] {
             assert!(Challenge::default().with_resource_metadata(url).is_err(), "{url:?}");
         }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
 
-use crate::rejection::{Rejection, RejectionKind, RequestHead, headers, status};
+use crate::rejection::{Rejection, RejectionKind, RequestHead, status};
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -57,20 +57,26 @@ pub(super) fn respond(rejection: &Rejection, request: &RequestHead<'_>) -> Optio
     Some(response)
 }
 
+/// The code of an answer that ended with its head, as refusals do.
+pub(crate) fn status_of(headers: &HeaderMap) -> Option<u16> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
 /// The `google.rpc.Status` that says how long to wait, where waiting helps.
 pub(super) fn details(rejection: &Rejection) -> Option<Vec<u8>> {
-    let seconds = headers::whole_seconds(rejection.retry_after()?);
+    let seconds = rejection.retry_after_seconds()?;
     Some(retry_details(status::of(rejection.kind()).grpc, rejection.message(), seconds, 0))
 }
 
-/// The milliseconds before a client may retry; a negative number where no retry will pass
-/// (GRPC-23).
+/// The milliseconds before a client may retry, which must fit into 32 bits with a sign; a negative
+/// number where a limit will never let it pass (GRPC-23). An outage of unknown length says nothing.
 pub(super) fn pushback(rejection: &Rejection) -> Option<HeaderValue> {
-    match (rejection.kind(), rejection.retry_after().map(headers::whole_seconds)) {
-        (_, Some(seconds)) => Some(HeaderValue::from(seconds.saturating_mul(1000))),
-        (RejectionKind::RateLimited | RejectionKind::Unavailable, None) => {
-            Some(HeaderValue::from_static("-1"))
+    match (rejection.kind(), rejection.retry_after_seconds()) {
+        (_, Some(seconds)) => {
+            let millis = i32::try_from(seconds.saturating_mul(1000)).unwrap_or(i32::MAX);
+            Some(HeaderValue::from(millis))
         }
+        (RejectionKind::RateLimited, None) => Some(HeaderValue::from_static("-1")),
         _ => None,
     }
 }
@@ -139,6 +145,8 @@ fn varint(to: &mut Vec<u8>, mut value: u64) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use http::Request;
 
     use super::*;
@@ -178,8 +186,26 @@ mod tests {
             let request =
                 Request::builder().method(&method).header(CONTENT_TYPE, "application/grpc");
             let request = request.body(()).unwrap();
-            let answer = respond(&missing, &RequestHead::of(&request));
+            let answer = respond(&missing, &RequestHead::from(&request));
             assert_eq!(answer.is_some(), is_call, "GRPC-1: {method}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_told_when_to_retry_in_numbers_that_it_can_read() {
+        let (limited, down) = (RejectionKind::RateLimited, RejectionKind::Unavailable);
+        for (kind, wait, expected) in [
+            (limited, Some(Duration::from_millis(1500)), Some("2000")),
+            (limited, Some(Duration::from_secs(90 * 86_400)), Some("2147483647")),
+            (limited, Some(Duration::MAX), Some("2147483647")),
+            (limited, None, Some("-1")),
+            (down, Some(Duration::from_secs(1)), Some("1000")),
+            (down, None, None),
+            (RejectionKind::InvalidToken, None, None),
+        ] {
+            let pushback = pushback(&Rejection::new(kind).with_retry_after(wait));
+            let pushback = pushback.as_ref().map(|value| value.to_str().unwrap());
+            assert_eq!(pushback, expected, "GRPC-23: {kind:?} {wait:?}");
         }
     }
 

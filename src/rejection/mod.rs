@@ -36,6 +36,7 @@
 //! [`with_uniform_errors`](crate::AuthenticateLayer::with_uniform_errors) not even then. The reason
 //! that an audit event has is never shown to the client.
 
+mod answer;
 mod body;
 mod challenge;
 #[cfg(feature = "tonic")]
@@ -49,7 +50,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::requirement::Unmet;
+use crate::requirement::{Requirement, Unmet};
 use crate::scope::Scope;
 use crate::token::MalformedCredentials;
 
@@ -57,9 +58,29 @@ pub use self::body::ResponseBody;
 pub use self::challenge::{Challenge, InvalidChallenge};
 pub use self::responder::{RequestHead, Responder};
 
+pub(crate) use self::answer::AnswerFuture;
+pub(crate) use self::grpc::status_of as grpc_status;
+pub(crate) use self::headers::whole_seconds;
 pub(crate) use self::responder::RefusalStyle;
 
 /// Why a request was refused, and everything the client is told about it.
+///
+/// A handler that finds out for itself that a caller may not do something answers with one: with
+/// the feature `axum` it is a response, with `tonic` a status.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_gate::{Rejection, RejectionKind, Requirement};
+///
+/// let not_theirs = Rejection::new(RejectionKind::Forbidden).with_reason("report_of_another_tenant");
+/// let too_little = Rejection::insufficient_scope(&Requirement::scope("read:archive"));
+/// let too_busy = Rejection::new(RejectionKind::Unavailable)
+///     .with_retry_after(Duration::from_secs(5))
+///     .with_reason("archive_is_moving");
+/// assert_eq!(not_theirs.reason(), "report_of_another_tenant");
+/// assert_eq!(too_little.scopes()[0].as_str(), "read:archive");
+/// assert_eq!(too_busy.error(), "temporarily_unavailable");
+/// ```
 #[derive(Clone, Debug)]
 pub struct Rejection {
     kind: RejectionKind,
@@ -108,6 +129,26 @@ impl Rejection {
         Self { kind, reason, message: None, retry_after: None, lack: None, policy: None }
     }
 
+    /// A refusal of a token that lacks the scopes of this requirement, which the challenge names.
+    /// Of alternatives, it names the first that a client can ask for.
+    #[must_use]
+    pub fn insufficient_scope(needed: &Requirement) -> Self {
+        Self::unmet(Unmet::Scopes(needed.named_scopes()))
+    }
+
+    /// The wait after which the request may succeed, for a refusal that waiting helps against.
+    #[must_use]
+    pub fn with_retry_after(self, retry_after: impl Into<Option<Duration>>) -> Self {
+        Self { retry_after: retry_after.into(), ..self }
+    }
+
+    /// The reason for audit and metrics: one of a few words that the program knows. Default: the
+    /// word in the body.
+    #[must_use]
+    pub fn with_reason(self, reason: &'static str) -> Self {
+        Self { reason, ..self }
+    }
+
     /// The kind.
     #[must_use]
     pub fn kind(&self) -> RejectionKind {
@@ -154,14 +195,6 @@ impl Rejection {
         self.policy.as_deref()
     }
 
-    pub(crate) fn with_reason(self, reason: &'static str) -> Self {
-        Self { reason, ..self }
-    }
-
-    pub(crate) fn with_retry_after(self, retry_after: impl Into<Option<Duration>>) -> Self {
-        Self { retry_after: retry_after.into(), ..self }
-    }
-
     /// A layer relies on another that has not seen the request; the message names it.
     pub(crate) fn layer_missing(message: &'static str) -> Self {
         Self { message: Some(message), ..Self::new(RejectionKind::LayerMissing) }
@@ -183,6 +216,13 @@ impl Rejection {
     /// What an unauthenticated caller of a protected route will need.
     pub(crate) fn missing_token_for(scopes: Vec<Scope>) -> Self {
         Self { lack: Some(Unmet::Scopes(scopes)), ..Self::new(RejectionKind::MissingToken) }
+    }
+
+    /// The wait as clients see it: whole seconds, at least one (RL-21) and at most what a protocol
+    /// buffers `Duration` holds.
+    fn retry_after_seconds(&self) -> Option<u64> {
+        const TEN_THOUSAND_YEARS: u64 = 315_576_000_000;
+        self.retry_after.map(|wait| whole_seconds(wait).clamp(1, TEN_THOUSAND_YEARS))
     }
 
     /// The same refusal without a hint that the token was ever good.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde::Serialize;
 
-use crate::rejection::{Rejection, RejectionKind, headers, status};
+use crate::rejection::{Rejection, RejectionKind, status};
 use crate::scope::Scope;
 
 /// The problem type for a quota that is used up, and the title that goes with it.
@@ -43,7 +43,7 @@ pub(super) fn respond(rejection: &Rejection) -> Response<Bytes> {
         title,
         status: status.as_u16(),
         scope: (!scopes.is_empty()).then(|| scopes.join(" ")),
-        retry_after: rejection.retry_after().map(headers::whole_seconds),
+        retry_after: rejection.retry_after_seconds(),
         violated_policies: rejection.policy().map(|policy| [policy]),
     };
     // Strings and numbers always serialize.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
+use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, Uri};
 
 use crate::rejection::{Challenge, Rejection, grpc, headers, problem, status};
@@ -49,6 +50,8 @@ where
 }
 
 /// The part of a refused request that an answer may depend on.
+///
+/// For the test of a responder it is made of any request: `RequestHead::from(&request)`.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct RequestHead<'a> {
@@ -61,8 +64,8 @@ pub struct RequestHead<'a> {
     extensions: &'a Extensions,
 }
 
-impl<'a> RequestHead<'a> {
-    pub(crate) fn of<B>(request: &'a Request<B>) -> Self {
+impl<'a, B> From<&'a Request<B>> for RequestHead<'a> {
+    fn from(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
             uri: request.uri(),
@@ -70,9 +73,10 @@ impl<'a> RequestHead<'a> {
             extensions: request.extensions(),
         }
     }
+}
 
-    #[cfg(feature = "axum")]
-    pub(crate) fn of_parts(parts: &'a http::request::Parts) -> Self {
+impl<'a> From<&'a Parts> for RequestHead<'a> {
+    fn from(parts: &'a Parts) -> Self {
         Self {
             method: &parts.method,
             uri: &parts.uri,
@@ -92,7 +96,8 @@ impl fmt::Debug for RequestHead<'_> {
     }
 }
 
-/// How an API refuses. AuthenticateLayer leaves its own on the request, for the layers inside it.
+/// How an API refuses. An AuthenticateLayer that was told how leaves that on the request, for the
+/// layers inside it.
 #[derive(Clone, Default)]
 pub(crate) struct RefusalStyle {
     pub(crate) challenge: Challenge,
@@ -102,7 +107,11 @@ pub(crate) struct RefusalStyle {
 
 impl RefusalStyle {
     /// Refuses in the style that the request carries, or in the default one.
-    pub(crate) fn refuse(rejection: Rejection, request: RequestHead<'_>) -> Response<Bytes> {
+    pub(crate) fn refuse<'a>(
+        rejection: Rejection,
+        request: impl Into<RequestHead<'a>>,
+    ) -> Box<Response<Bytes>> {
+        let request = request.into();
         match request.extensions.get::<Arc<Self>>() {
             Some(style) => style.respond(rejection, request),
             None => Self::default().respond(rejection, request),
@@ -110,11 +119,12 @@ impl RefusalStyle {
     }
 
     /// The whole answer, with the rejection in its extensions.
-    pub(crate) fn respond(
+    pub(crate) fn respond<'a>(
         &self,
         rejection: Rejection,
-        request: RequestHead<'_>,
-    ) -> Response<Bytes> {
+        request: impl Into<RequestHead<'a>>,
+    ) -> Box<Response<Bytes>> {
+        let request = request.into();
         trace::refused(&rejection);
         let rejection = if self.uniform { rejection.uniform() } else { rejection };
         let mut response = match grpc::respond(&rejection, &request) {
@@ -123,7 +133,7 @@ impl RefusalStyle {
         };
         headers::set(response.headers_mut(), &rejection, &self.challenge);
         response.extensions_mut().insert(rejection);
-        response
+        Box::new(response)
     }
 
     fn http(&self, rejection: &Rejection, request: &RequestHead<'_>) -> Response<Bytes> {
@@ -131,6 +141,7 @@ impl RefusalStyle {
             Some(responder) => responder.respond(rejection, request),
             None => problem::respond(rejection),
         };
+        // Whatever the responder says: a refusal with a 200 would be a pass to a cache or a proxy.
         *response.status_mut() = status::of(rejection.kind()).http;
         let length = HeaderValue::from(response.body().len());
         response.headers_mut().insert(CONTENT_LENGTH, length);

@@ -6,31 +6,23 @@ use bytes::Bytes;
 use http::Response;
 use pin_project_lite::pin_project;
 
-use crate::rejection::ResponseBody;
+use crate::rejection::{AnswerFuture, ResponseBody};
 
 pin_project! {
     /// Response future for [`RequireScope`](crate::require_scope::RequireScope).
     pub struct RequireScopeFuture<F> {
         #[pin]
-        state: State<F>,
-    }
-}
-
-pin_project! {
-    #[project = StateProj]
-    enum State<F> {
-        Service { #[pin] future: F },
-        Refused { response: Option<Response<Bytes>> },
+        answer: AnswerFuture<F>,
     }
 }
 
 impl<F> RequireScopeFuture<F> {
     pub(super) fn service(future: F) -> Self {
-        Self { state: State::Service { future } }
+        Self { answer: AnswerFuture::service(future) }
     }
 
-    pub(super) fn refused(response: Response<Bytes>) -> Self {
-        Self { state: State::Refused { response: Some(response) } }
+    pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
+        Self { answer: AnswerFuture::refused(response) }
     }
 }
 
@@ -40,17 +32,8 @@ where
 {
     type Output = Result<Response<ResponseBody<B>>, E>;
 
-    #[expect(clippy::expect_used, reason = "a future is not polled after it is done")]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().state.project() {
-            StateProj::Service { future } => {
-                future.poll(cx).map_ok(|response| response.map(ResponseBody::service))
-            }
-            StateProj::Refused { response } => {
-                let response = response.take().expect("polled after completion");
-                Poll::Ready(Ok(response.map(ResponseBody::refusal)))
-            }
-        }
+        self.project().answer.poll(cx)
     }
 }
 

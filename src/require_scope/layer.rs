@@ -11,7 +11,7 @@ use crate::requirement::Requirement;
 #[derive(Clone)]
 #[must_use = "a layer does nothing until it is applied"]
 pub struct RequireScopeLayer {
-    config: Config,
+    config: Arc<Config>,
 }
 
 /// What every request is asked.
@@ -24,7 +24,7 @@ pub(super) struct Config {
 impl RequireScopeLayer {
     /// Lets in callers that meet the requirement.
     pub fn new(requirement: Requirement) -> Self {
-        Self { config: Config { requirement, clock: Arc::new(SystemClock) } }
+        Self { config: Arc::new(Config { requirement, clock: Arc::new(SystemClock) }) }
     }
 
     /// Lets in callers whose token grants this scope.
@@ -47,7 +47,7 @@ impl RequireScopeLayer {
 
     /// Where the time comes from. Default: [`SystemClock`].
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
-        self.config.clock = Arc::new(clock);
+        Arc::make_mut(&mut self.config).clock = Arc::new(clock);
         self
     }
 }
@@ -56,7 +56,7 @@ impl<S> Layer<S> for RequireScopeLayer {
     type Service = RequireScope<S>;
 
     fn layer(&self, inner: S) -> RequireScope<S> {
-        RequireScope::new(inner, Arc::new(self.config.clone()))
+        RequireScope::new(inner, self.config.clone())
     }
 }
 

@@ -8,7 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::principal::Authenticated;
-use crate::rejection::{RefusalStyle, Rejection, RequestHead, ResponseBody};
+use crate::rejection::{RefusalStyle, Rejection, ResponseBody};
 use crate::require_scope::RequireScopeFuture;
 use crate::require_scope::layer::Config;
 
@@ -44,8 +44,7 @@ where
         match self.config.check(request.extensions()) {
             Ok(()) => RequireScopeFuture::service(self.inner.call(request)),
             Err(rejection) => {
-                let head = RequestHead::of(&request);
-                RequireScopeFuture::refused(RefusalStyle::refuse(rejection, head))
+                RequireScopeFuture::refused(RefusalStyle::refuse(rejection, &request))
             }
         }
     }
@@ -59,6 +58,7 @@ impl Config {
             ));
         };
         let Some(principal) = &authenticated.principal else {
+            // 401 and not 403: a token would help (RFC 9110 §15.5.2).
             return Err(Rejection::missing_token_for(self.requirement.named_scopes()));
         };
         match self.requirement.unmet(principal, self.clock.now()) {

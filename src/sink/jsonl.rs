@@ -12,15 +12,16 @@ use crate::trace;
 /// Each line is one `write_all`, so several processes can append to one file. Whatever a client
 /// puts into a path or a header is escaped by the JSON encoder and cannot begin a line of its own.
 /// A write that fails loses that line: [`lost`](Self::lost) counts it, and the first of a row of
-/// failures is logged. Writing blocks; put a [`QueueSink`](crate::sink::QueueSink) before a slow
-/// disk.
+/// failures is logged. Writing blocks, and so does whoever reads a pipe or a terminal and has
+/// stopped: put a [`QueueSink`](crate::sink::QueueSink) before it, as here.
 ///
 /// ```
 /// use tower_gate::AuditLayer;
-/// use tower_gate::sink::JsonLinesSink;
+/// use tower_gate::sink::{JsonLinesSink, QueueSink};
 ///
-/// let layer = AuditLayer::new(JsonLinesSink::new(std::io::stdout()));
+/// let layer = AuditLayer::new(QueueSink::new(JsonLinesSink::new(std::io::stdout()), 8192)?);
 /// # let _ = layer;
+/// # Ok::<(), std::io::Error>(())
 /// ```
 pub struct JsonLinesSink<W> {
     writer: Mutex<Writer<W>>,
@@ -47,12 +48,13 @@ impl<W: Write + Send + 'static> JsonLinesSink<W> {
 
 impl<W: Write + Send + 'static> AuditSink for JsonLinesSink<W> {
     fn accept(&self, event: AuditEvent) {
-        let line = serde_json::to_vec(&event).map(|mut line| {
-            line.push(b'\n');
-            line
-        });
+        // Long enough for most, so that it need not grow.
+        let mut line = Vec::with_capacity(1024);
+        let made = serde_json::to_writer(&mut line, &event);
+        // With its end in one write, so that the lines of two processes cannot mix.
+        line.push(b'\n');
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = line.map_err(Into::into).and_then(|line| {
+        let written = made.map_err(Into::into).and_then(|()| {
             writer.to.write_all(&line)?;
             writer.to.flush()
         });

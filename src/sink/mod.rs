@@ -36,10 +36,12 @@ pub use self::tracing::TracingSink;
 /// [`sequence`](AuditEvent::sequence) but for requests that end at the same moment.
 ///
 /// **Errors.** A sink has none to return: the request has been answered. A sink that loses an event
-/// counts it and says so where an operator looks.
+/// counts it and says so where an operator looks. It must not panic; where it does, the event is
+/// lost and that is logged, and the request goes on.
 ///
 /// **Concurrency.** Called from many tasks at once, on the request's own task, so it must not
-/// block. Put a [`QueueSink`] before one that does.
+/// block: a sink that does holds up the request, and with it all others of that thread. Put a
+/// [`QueueSink`] before it.
 ///
 /// **Security.** A sink that loses events silently lets an attacker act unseen. Texts in the event
 /// come from clients; a sink that is not JSON escapes them as its format asks.

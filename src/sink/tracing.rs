@@ -6,26 +6,32 @@ use crate::sink::AuditSink;
 
 /// A sink that makes an `INFO` event of each audit event, with the target `tower_gate::audit`.
 ///
-/// The fields are those of [`AuditEvent`]'s JSON form. A subscriber's filter decides whether they
-/// are kept, so an audit trail that must be complete goes to a sink of its own.
+/// The fields are those of [`AuditEvent`]'s JSON form, but for `time`, which the subscriber adds. A
+/// subscriber's filter decides whether they are kept, so an audit trail that must be complete goes
+/// to a sink of its own.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TracingSink;
 
 impl AuditSink for TracingSink {
     fn accept(&self, event: AuditEvent) {
         let principal = event.principal.as_ref();
+        // As a list with quotes: a role is any text, and a comma may be part of it.
+        let roles = principal.map(|principal| principal.roles().collect::<Vec<_>>());
         let required: ScopeSet = event.required_scopes.iter().map(|scope| scope.as_str()).collect();
         info!(
             target: "tower_gate::audit",
             sequence = event.sequence,
             outcome = event.outcome.as_str(),
             reason = event.reason,
+            anonymous = event.anonymous,
             issuer = principal.map(|principal| principal.issuer()),
             subject = principal.map(|principal| principal.subject()),
             client = principal.and_then(|principal| principal.client()),
             scopes = principal.map(|principal| principal.scopes().as_str()),
+            roles = roles.map(::tracing::field::debug),
             token_kind = principal.map(|principal| principal.token_kind().as_str()),
             token_id = principal.and_then(|principal| principal.token_id()),
+            stale = principal.filter(|principal| principal.is_stale()).map(|_| true),
             address = event.address.map(::tracing::field::display),
             method = event.method.as_str(),
             path = event.path,

@@ -18,8 +18,9 @@ use crate::rejection::{Rejection, RejectionKind};
 ///
 /// **Contract.** One atomic step for each call: of all calls for a key, the units allowed in any
 /// interval never exceed `burst + interval / period · units` of the quota, whatever runs at the
-/// same time. What is limited takes nothing. [`Quota`]'s documentation is the definition; a store
-/// with a clock of its own uses that instead of [`now`](TakeRequest::now).
+/// same time. What is limited takes nothing. [`Quota::decide`] is the definition. A store that
+/// several nodes share uses one clock for all of them instead of [`now`](TakeRequest::now), which
+/// counts from a moment of this process.
 ///
 /// Where the state is at hand, [`try_take`](Self::try_take) answers without waiting; otherwise it
 /// says `None` and [`take`](Self::take) is awaited.
@@ -33,26 +34,59 @@ use crate::rejection::{Rejection, RejectionKind};
 /// **Security.** A store that forgets a key gives its caller a full burst again, so it must not
 /// forget one that is in debt while it could forget another.
 ///
-/// ```
-/// use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
-/// use tower_gate::Decision;
+/// A store over any engine that can compare and swap; one that runs a script or a statement does
+/// there what [`Quota::decide`] does, from [`interval`](Quota::interval) and
+/// [`burst`](Quota::burst), and makes the [`Usage`](crate::Usage) of its answer:
 ///
-/// /// Asks a quota server.
-/// struct RemoteStore {
-///     server: Server,
+/// ```
+/// use std::sync::Mutex;
+/// use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
+/// use tower_gate::{Decision, PartitionKey, Quota};
+/// # use std::{collections::HashMap, io, time::Duration};
+///
+/// struct SwapStore {
+///     engine: Engine,
 /// }
 ///
-/// impl RateLimitStore for RemoteStore {
+/// impl RateLimitStore for SwapStore {
 ///     async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
 ///         let key = request.key.to_u128();
-///         self.server.decide(key, &request.quota, request.cost).await.map_err(StoreError::new)
+///         loop {
+///             // Zero for a key that is not there, and the time of the engine's own clock.
+///             let (tat, now) = self.engine.read(key).await.map_err(StoreError::new)?;
+///             let (decision, new_tat) = request.quota.decide(tat, now, request.cost);
+///             // Somebody else may have written in the meantime.
+///             if self.engine.swap(key, tat, new_tat).await.map_err(StoreError::new)? {
+///                 return Ok(decision);
+///             }
+///         }
 ///     }
 /// }
-/// # struct Server;
-/// # impl Server {
-/// #     async fn decide(
-/// #         &self, _: u128, _: &tower_gate::Quota, _: u32,
-/// #     ) -> Result<Decision, std::io::Error> { Err(std::io::ErrorKind::Other.into()) }
+/// # struct Engine(Mutex<HashMap<u128, u64>>);
+/// # impl Engine {
+/// #     async fn read(&self, key: u128) -> io::Result<(u64, u64)> {
+/// #         Ok((self.0.lock().unwrap().get(&key).copied().unwrap_or(0), 1_000_000_000))
+/// #     }
+/// #     async fn swap(&self, key: u128, from: u64, to: u64) -> io::Result<bool> {
+/// #         let mut tats = self.0.lock().unwrap();
+/// #         let tat = tats.entry(key).or_insert(0);
+/// #         let is_unchanged = *tat == from;
+/// #         if is_unchanged {
+/// #             *tat = to;
+/// #         }
+/// #         Ok(is_unchanged)
+/// #     }
+/// # }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), StoreError> {
+/// # let store = SwapStore { engine: Engine(Mutex::default()) };
+/// let request = TakeRequest::new(
+///     PartitionKey::new(["caller"]), Quota::per_minute(1), 1, Duration::ZERO,
+/// );
+/// assert!(matches!(store.take(&request).await?, Decision::Allowed(_)));
+/// assert!(matches!(store.take(&request).await?, Decision::Limited { .. }));
+/// # Ok(())
 /// # }
 /// ```
 #[diagnostic::on_unimplemented(

@@ -102,17 +102,38 @@ impl<V: TokenVerifier> CachedVerifier<V> {
     }
 
     fn remember(&self, id: TokenId, principal: &Principal, now: SystemTime, began: Began) {
-        let Some(mut until) = now.checked_add(self.max_age) else {
-            return;
-        };
-        if let Some(again) = principal.verify_again_at() {
-            until = until.min(again);
-        }
-        if now < until {
+        let ends = [now.checked_add(self.max_age), principal.verify_again_at()];
+        if let Some(until) = ends.into_iter().flatten().min()
+            && now < until
+        {
             let generation = began.generation;
             let verified = Verified { principal: principal.clone(), since: now, until, generation };
             self.tokens.insert(id, verified, began.epoch);
         }
+    }
+
+    /// What was accepted at most this long ago, although it would have to be verified again by now;
+    /// never beyond the token's end, and nothing that was forgotten or whose key is gone.
+    #[cfg(feature = "introspection")]
+    pub(super) fn stale(
+        &self,
+        token: &BearerToken,
+        now: SystemTime,
+        max_stale: Duration,
+    ) -> Option<Principal> {
+        let found = self.tokens.0.cache.get(&TokenId::of(token))?;
+        let young = found.since <= now && now < found.since.checked_add(max_stale)?;
+        let ended = found.principal.expires_at().is_some_and(|end| end <= now);
+        let holds = found.generation == self.inner.generation();
+        (young && !ended && holds).then_some(found.principal)
+    }
+
+    /// Forgets a token that the inner verifier has just refused. Unlike
+    /// [`VerifiedTokens::forget_token`], this leaves other verifications that have begun alone:
+    /// anybody can have tokens refused.
+    #[cfg(feature = "introspection")]
+    pub(super) fn remove(&self, token: &BearerToken) {
+        self.tokens.0.cache.remove(&TokenId::of(token));
     }
 
     /// The state of affairs before a verification, to tell whether it still holds afterwards.
@@ -175,7 +196,7 @@ struct Tokens {
 impl VerifiedTokens {
     fn new(max_tokens: usize, max_bytes: u64) -> Self {
         // No token weighs less than its share of the bytes, which bounds their number too.
-        let weights = Weights { least: (max_bytes / max_tokens.max(1) as u64).max(1) };
+        let weights = Weights { least: max_bytes.div_ceil(max_tokens.max(1) as u64).max(1) };
         let hasher = BuildHasherDefault::default();
         let lifecycle = DefaultLifecycle::default();
         let cache = Cache::with(max_tokens, max_bytes, weights, hasher, lifecycle);
@@ -214,7 +235,8 @@ impl VerifiedTokens {
         self.0.cache.is_empty()
     }
 
-    fn epoch(&self) -> u64 {
+    /// How often something was forgotten.
+    pub(super) fn epoch(&self) -> u64 {
         *self.0.epoch.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -249,10 +271,10 @@ struct Verified {
 /// A token as the cache knows it. HighwayHash is a keyed pseudorandom function that takes a tenth
 /// of the time of SHA-256 for the length of a token.
 #[derive(Clone, Copy, Eq, PartialEq)]
-struct TokenId([u64; 2]);
+pub(super) struct TokenId([u64; 2]);
 
 impl TokenId {
-    fn of(token: &BearerToken) -> Self {
+    pub(super) fn of(token: &BearerToken) -> Self {
         static KEY: LazyLock<Key> =
             LazyLock::new(|| Key([random_word(), random_word(), random_word(), random_word()]));
         Self(HighwayHasher::new(*KEY).hash128(token.as_bytes()))
@@ -278,7 +300,7 @@ impl Weighter<TokenId, Verified> for Weights {
 
 /// A token id is a hash already.
 #[derive(Default)]
-struct Already(u64);
+pub(super) struct Already(u64);
 
 impl Hasher for Already {
     fn finish(&self) -> u64 {

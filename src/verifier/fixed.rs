@@ -46,10 +46,10 @@ impl FixedVerifier {
 
 impl TokenVerifier for FixedVerifier {
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
-        let token = request.token.as_str().as_bytes();
+        let token = request.token.as_bytes();
         let mut found = None;
         for (known, principal) in &self.known {
-            if are_equal(known.as_str().as_bytes(), token) {
+            if are_equal(known.as_bytes(), token) {
                 found = Some(principal);
             }
         }

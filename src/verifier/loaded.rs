@@ -23,15 +23,14 @@ where
     Fut: Future<Output = Result<T, VerifyError>> + Send,
     T: Clone + Send + Sync + 'static,
 {
-    /// A refusal at once; loading takes its time.
-    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
-        self.inner.try_verify(request).filter(Result::is_err)
-    }
-
+    // `try_verify` stays as it is: it would verify good tokens twice, for an answer that has to
+    // wait for the value.
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
         let principal = self.inner.verify(request).await?;
-        let value = (self.load)(principal.clone()).await?;
-        Ok(principal.with_value(value))
+        match (self.load)(principal.clone()).await {
+            Ok(value) => Ok(principal.with_value(value)),
+            Err(error) => Err(error.with_principal(principal)),
+        }
     }
 
     fn generation(&self) -> u64 {

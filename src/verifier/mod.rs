@@ -1,12 +1,15 @@
 //! Turning a token into a principal.
 //!
 //! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, with keys that are given or, with the
-//! feature `jwks`, fetched; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
+//! feature `jwks`, fetched; with the feature `introspection`, `IntrospectionVerifier` asks an issuer
+//! about tokens that say nothing themselves; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
 //! for everything else. [`RoutedVerifier`] chooses between several, [`CachedVerifier`] remembers
 //! what was accepted, and [`TokenVerifier::load`] attaches the application's user.
 
 mod cached;
 mod fixed;
+#[cfg(feature = "introspection")]
+pub mod introspection;
 #[cfg(feature = "jwks")]
 pub mod jwks;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
@@ -90,8 +93,8 @@ pub trait TokenVerifier: Send + Sync + 'static {
         request: &VerifyRequest,
     ) -> impl Future<Output = Result<Principal, VerifyError>> + Send;
 
-    /// A number that changes whenever a token that was good before may not be any more, as when a
-    /// key is withdrawn. A [`CachedVerifier`] asks for it on every hit, so it must be cheap.
+    /// A number that grows whenever a token that was good before may not be any more, as when a key
+    /// is withdrawn. A [`CachedVerifier`] asks for it on every hit, so it must be cheap.
     fn generation(&self) -> u64 {
         0
     }
@@ -173,12 +176,12 @@ impl VerifyRequest {
 }
 
 /// A token was not accepted, or nobody knows.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct VerifyError {
     kind: VerifyErrorKind,
     principal: Option<Principal>,
     retry_after: Option<Duration>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 /// Why a token was not accepted. Clients see three of these, and an outage; the rest read
@@ -249,7 +252,7 @@ impl VerifyError {
     /// An error of this kind with its cause, which is logged at debug level and must not hold the
     /// token.
     pub fn new(kind: VerifyErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self { source: Some(source.into()), ..kind.into() }
+        Self { source: Some(source.into().into()), ..kind.into() }
     }
 
     /// The verifier cannot ask whatever knows the token.

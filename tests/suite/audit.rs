@@ -371,7 +371,7 @@ async fn the_json_of_an_event_is_part_of_the_api() {
     let call = as_grpc_call(request("wrong"));
     let allowed = concat!(
         r#"{"time":"2023-11-14T22:13:20.123Z","sequence":7,"outcome":"allowed","reason":null,"#,
-        r#""issuer":"https://issuer.example","subject":"user-1","client":"web","#,
+        r#""anonymous":false,"issuer":"https://issuer.example","subject":"user-1","client":"web","#,
         r#""scopes":["read","write"],"roles":["editor"],"token_kind":"fixed","token_id":"t-1","#,
         r#""address":"192.0.2.7","method":"GET","path":"/reports","user_agent":"curl/8.5","#,
         r#""status":200,"grpc_status":null,"required_scopes":[],"policy":"default","#,
@@ -380,7 +380,7 @@ async fn the_json_of_an_event_is_part_of_the_api() {
     );
     let refused = concat!(
         r#"{"time":"2023-11-14T22:13:20.124Z","sequence":7,"outcome":"refused","#,
-        r#""reason":"unknown_token","issuer":null,"subject":null,"client":null,"scopes":[],"#,
+        r#""reason":"unknown_token","anonymous":false,"issuer":null,"subject":null,"client":null,"scopes":[],"#,
         r#""roles":[],"token_kind":null,"token_id":null,"address":"192.0.2.7","method":"POST","#,
         r#""path":"/reports","user_agent":"curl/8.5","status":200,"grpc_status":16,"#,
         r#""required_scopes":[],"policy":null,"remaining":null,"latency_ms":0.0}"#,
@@ -561,6 +561,7 @@ async fn the_tracing_sink_tells_what_the_json_tells() {
     assert!(sequence.parse::<u64>().unwrap() > 0);
     let expected = [
         ("address", "192.0.2.7"),
+        ("anonymous", "false"),
         ("client", "web"),
         ("issuer", "https://issuer.example"),
         ("latency_ms", "0.0"),
@@ -571,6 +572,7 @@ async fn the_tracing_sink_tells_what_the_json_tells() {
         ("reason", "insufficient_scope"),
         ("remaining", "59"),
         ("required_scopes", "read delete"),
+        ("roles", "[\"editor\"]"),
         ("scopes", "read write"),
         ("sequence", &sequence),
         ("status", "403"),

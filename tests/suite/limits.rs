@@ -145,7 +145,7 @@ async fn the_numbers_of_a_policy_are_burst_and_the_time_it_takes_to_come_back() 
         (Quota::new(10, SECOND, 5).unwrap(), ["q=5;w=1", "r=4;t=1"]),
         (Quota::per_minute(60).with_burst(20), ["q=20;w=20", "r=19;t=1"]),
         (Quota::per_hour(1).with_burst(24), ["q=24;w=86400", "r=23;t=3600"]),
-        (Quota::per_hour(u32::MAX), ["q=4294967295;w=3604", "r=4294967294;t=1"]),
+        (Quota::per_hour(u32::MAX), ["q=4294967295;w=3600", "r=4294967294;t=1"]),
     ] {
         let service = behind_authenticate(&memory(quota, &ManualClock::default()));
         let answer = send(&service, with_token("user")).await;
@@ -523,6 +523,27 @@ async fn clones_of_a_layer_share_units_and_other_names_do_not() {
     let other = behind_authenticate(&limit.clone().with_name("other"));
     assert!(passed(&send(&other, with_token("user")).await));
     assert!(passed(&send(&first, with_token("other")).await), "another caller");
+}
+
+#[tokio::test]
+async fn tiers_and_layers_of_other_names_have_units_of_their_own() {
+    let issuer = TestIssuer::new("https://issuer.example", "https://api.example");
+    let minute = Quota::per_minute(1);
+    let limit = memory(minute, &ManualClock::default())
+        .with_tier("partner", Requirement::role("partner"), minute)
+        .with_tier("editor", Requirement::role("editor"), minute);
+    // The other layer has the same store and a tier of the same name.
+    let other = limit.clone().with_name("other");
+    let [service, other] = [&limit, &other].map(|limit| {
+        AuthenticateLayer::new(issuer.verifier()).layer(limit.layer(Probe::default()))
+    });
+    let token = |roles: &[&'static str]| issuer.token("user").roles(roles.to_vec()).sign();
+    // One caller, whose roles change.
+    for roles in [&["partner"][..], &["editor"], &[]] {
+        assert!(passed(&send(&service, with_token(&token(roles))).await), "{roles:?}");
+        assert!(!passed(&send(&service, with_token(&token(roles))).await), "{roles:?}");
+        assert!(passed(&send(&other, with_token(&token(roles))).await), "{roles:?}");
+    }
 }
 
 /// A store that cannot answer, at once or after a while.

@@ -9,6 +9,7 @@ mod extractors;
 mod grpc;
 mod leaks;
 mod limits;
+mod mended;
 mod recording;
 mod refusals;
 mod scopes;

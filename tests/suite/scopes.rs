@@ -142,7 +142,7 @@ async fn requirements_combine() {
         (Requirement::not(read()), "forbidden"),
         (Requirement::not(Requirement::not(read())), "allowed"),
         (Requirement::any([role("admin"), read()]), "allowed"),
-        (Requirement::any([role("admin"), delete()]), "forbidden"),
+        (Requirement::any([role("admin"), delete()]), "insufficient_scope"),
         (Requirement::any([delete(), role("admin")]), "insufficient_scope"),
         (read().and(role("editor")), "allowed"),
         (read().and(role("admin")), "forbidden"),

@@ -7,7 +7,8 @@ use tokio::runtime::Handle;
 
 use crate::fetch::{ErasedFetch, Fetch, InvalidUrl, IssuerUrl};
 use crate::verifier::jwks::discovery::Location;
-use crate::verifier::jwks::refresh::{Shared, Times, keep_fresh};
+use crate::verifier::jwks::refresh::keep_fresh;
+use crate::verifier::jwks::shared::{Shared, Times};
 use crate::verifier::jwks::{Jwks, Task};
 
 /// Keys that are not fetched yet; see [`Jwks::at`] and [`Jwks::discover`].
@@ -31,7 +32,7 @@ pub enum InvalidJwks {
     /// Times that cannot be kept.
     #[error(
         "the shortest refresh must be a second at least and no longer than the longest, the \
-         cooldown a second at least, and the timeout more than zero"
+         cooldown a second at least, the timeout more than zero, and none longer than a day"
     )]
     Times,
 }
@@ -73,13 +74,15 @@ impl JwksBuilder {
     }
 
     /// The shortest time between two fetches for keys that tokens name and nobody knows. Default:
-    /// 30 seconds. A name that a fetch did not find is not fetched for again in four times that.
+    /// 30 seconds. A name that such a fetch did not find is not fetched for in that time, when it
+    /// happens again in twice that, and from then on in four times that.
     pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
         self.times.cooldown = cooldown;
         self
     }
 
-    /// How long one fetch may take. Default: 5 seconds.
+    /// How long one fetch may take, discovery included. Default: 5 seconds. The fetcher may have a
+    /// shorter time of its own.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.times.timeout = timeout;
         self
@@ -92,9 +95,7 @@ impl JwksBuilder {
     ///
     /// [`InvalidJwks`] when it is called outside a tokio runtime, or with times that cannot be kept.
     pub fn start(self) -> Result<Jwks, InvalidJwks> {
-        let second = Duration::from_secs(1);
-        let Times { shortest, longest, cooldown, timeout, .. } = self.times;
-        if shortest < second || longest < shortest || cooldown < second || timeout.is_zero() {
+        if !self.times.can_be_kept() {
             return Err(InvalidJwks::Times);
         }
         let runtime = Handle::try_current().map_err(|_| InvalidJwks::NoRuntime)?;

@@ -18,7 +18,7 @@ const MAX_BODY: usize = 256 * 1024;
 #[derive(Clone, Debug)]
 pub(super) enum Location {
     Document(IssuerUrl),
-    /// Wherever the first of these that answers says.
+    /// Wherever the first of these that has this issuer's metadata says.
     Metadata {
         issuer: Box<str>,
         urls: Vec<IssuerUrl>,
@@ -40,8 +40,17 @@ pub(super) enum LoadError {
     JwksUri(#[source] InvalidUrl),
     #[error(transparent)]
     Keys(#[from] InvalidKey),
+    #[error("the fetcher panicked")]
+    Panic,
     #[error("the issuer took too long to answer")]
     Timeout,
+}
+
+impl LoadError {
+    /// Nothing was there, which says less than that something wrong was.
+    fn is_absence(&self) -> bool {
+        matches!(self, Self::Fetch(_) | Self::Status { .. })
+    }
 }
 
 /// A document and how long it says that it is good for.
@@ -84,18 +93,18 @@ impl Location {
             Self::Document(url) => return Ok(url.clone()),
             Self::Metadata { issuer, urls } => (issuer, urls),
         };
-        let mut first_error = None;
+        let mut telling = None;
         for url in urls {
+            // Some hosts answer every path, with a page or with the metadata of another issuer.
             match metadata(fetch, url, issuer).await {
                 Ok(document) => return Ok(document),
-                // The other forms are asked only where this one is not served.
-                Err(error @ (LoadError::Status { .. } | LoadError::Fetch(_))) => {
-                    first_error.get_or_insert(error);
+                Err(error) if telling.as_ref().is_none_or(LoadError::is_absence) => {
+                    telling = Some(error);
                 }
-                Err(error) => return Err(error),
+                Err(_) => {}
             }
         }
-        Err(first_error.unwrap_or(LoadError::Timeout))
+        Err(telling.unwrap_or(LoadError::Timeout))
     }
 }
 
@@ -117,7 +126,12 @@ async fn metadata(
     if metadata.issuer != issuer {
         return Err(LoadError::Issuer(url.clone()));
     }
-    IssuerUrl::parse(&metadata.jwks_uri).map_err(LoadError::JwksUri)
+    let document = IssuerUrl::parse(&metadata.jwks_uri).map_err(LoadError::JwksUri)?;
+    // What came over https must not lead to a service of this machine.
+    if url.is_https() && !document.is_https() {
+        return Err(LoadError::JwksUri(InvalidUrl::new(&metadata.jwks_uri)));
+    }
+    Ok(document)
 }
 
 /// The keys at this address.

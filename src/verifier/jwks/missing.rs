@@ -7,7 +7,8 @@ use tokio::time::Instant;
 const PLACES: usize = 256;
 
 /// Names of keys that a fetch did not find, so that a client which goes on with a withdrawn key
-/// causes no fetch after the first.
+/// causes a fetch ever more rarely. It begins with a short time, because an issuer may sign with a
+/// key a moment before it publishes it.
 ///
 /// A name has one place, which the hash chooses; another name that is given the same place takes
 /// it. So memory is fixed, and a flood can only make names be forgotten, which costs no more than
@@ -15,24 +16,29 @@ const PLACES: usize = 256;
 pub(super) struct Missing {
     hasher: RandomState,
     places: Box<[Option<Place>]>,
-    lasting: Duration,
+    shortest: Duration,
 }
 
 #[derive(Clone, Copy)]
 struct Place {
     hash: u64,
     until: Instant,
+    lasting: Duration,
 }
 
 impl Missing {
-    pub(super) fn new(lasting: Duration) -> Self {
+    pub(super) fn new(shortest: Duration) -> Self {
         let places = vec![None; PLACES].into_boxed_slice();
-        Self { hasher: RandomState::new(), places, lasting }
+        Self { hasher: RandomState::new(), places, shortest }
     }
 
+    /// Remembers a name for the shortest time, then for twice and four times that.
     pub(super) fn add(&mut self, kid: &str, now: Instant) {
-        let hash = self.hasher.hash_one(kid);
-        *self.place(hash) = Some(Place { hash, until: now + self.lasting });
+        let (hash, shortest) = (self.hasher.hash_one(kid), self.shortest);
+        let place = self.place(hash);
+        let before = place.filter(|place| place.hash == hash);
+        let lasting = before.map_or(shortest, |before| (before.lasting * 2).min(shortest * 4));
+        *place = Some(Place { hash, until: now + lasting, lasting });
     }
 
     pub(super) fn has(&mut self, kid: &str, now: Instant) -> bool {
@@ -51,12 +57,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_name_is_remembered_for_a_time_in_bounded_memory() {
-        let now = Instant::now();
-        let mut missing = Missing::new(Duration::from_secs(120));
-        missing.add("gone", now);
-        assert!(missing.has("gone", now + Duration::from_secs(119)), "JWT-71");
-        assert!(!missing.has("gone", now + Duration::from_secs(120)), "JWT-71");
+    fn a_missing_name_is_remembered_ever_longer_in_bounded_memory() {
+        let mut now = Instant::now();
+        let mut missing = Missing::new(Duration::from_secs(30));
+        assert!(!missing.has("gone", now), "JWT-71");
+        for seconds in [30, 60, 120, 120] {
+            missing.add("gone", now);
+            assert!(missing.has("gone", now + Duration::from_secs(seconds - 1)), "JWT-71");
+            now += Duration::from_secs(seconds);
+            assert!(!missing.has("gone", now), "JWT-71");
+        }
         assert!(!missing.has("other", now), "JWT-71");
         for n in 0..10_000 {
             missing.add(&format!("random {n}"), now);

@@ -47,26 +47,28 @@
 //! |---|---|---|
 //! | time passes | the document is fetched again ahead of its end: `Cache-Control: max-age`, at least one minute and at most ten | 10 minutes |
 //! | a token names an unknown key | one fetch for all who wait; the token is then checked again | the fetch |
-//! | … less than 30 seconds after a fetch | the token is refused at once, and a fetch follows as soon as they are over | 30 seconds |
-//! | … again, although a fetch has not found it | nothing, for two minutes | 2 minutes |
+//! | … less than 30 seconds after such a fetch | the token is refused, and a fetch follows as soon as they are over | 30 seconds |
+//! | … which that fetch has not found | nothing, for 30 seconds, then 60, then always 120 | 2 minutes |
 //! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
 //! | the issuer is down, or sends what is no set of keys | the last good keys stay for an hour more; it is asked again after 1, 2, 4 … 60 seconds | |
 //! | no keys have come yet, or they are too old | 503 with `Retry-After`, never 401 | |
 //!
-//! So random key names cause two fetches a minute, whoever sends them and however many, and cannot
-//! keep a real key out for longer than 30 seconds.
+//! So unknown key names cause two fetches a minute beside the regular ones, whoever sends them and
+//! however many. Random ones keep a real key out for no longer than 30 seconds; one who guesses the
+//! name of a key before the issuer publishes it, for no longer than two minutes.
 //!
 //! # Security
 //!
-//! Only the configured addresses are asked, over https (plain http towards the loopback interface
-//! alone); redirects are not followed. A discovered document must name the configured issuer byte
-//! for byte. At most 256 KiB and 64 keys are read; each key is parsed by itself, so that one that is
+//! Only the configured addresses are asked, and the one that the issuer's metadata names, over https
+//! (plain http towards the loopback interface alone); redirects are not followed. Metadata must name
+//! the configured issuer byte for byte, or nothing of it is used. At most 256 KiB and 64 keys are read; each key is parsed by itself, so that one that is
 //! broken, symmetric, private, weak or meant for encryption is left out and the others work.
 
 mod builder;
 mod discovery;
 mod missing;
 mod refresh;
+mod shared;
 
 use std::fmt;
 use std::sync::Arc;
@@ -76,7 +78,7 @@ use tokio::task::AbortHandle;
 
 use crate::fetch::Fetch;
 use crate::verifier::VerifyError;
-use crate::verifier::jwks::refresh::Shared;
+use crate::verifier::jwks::shared::Shared;
 use crate::verifier::jwt::KeySource;
 
 pub use self::builder::{InvalidJwks, JwksBuilder};
@@ -84,7 +86,8 @@ pub use self::builder::{InvalidJwks, JwksBuilder};
 /// The published keys of one issuer; see the [module](crate::verifier::jwks).
 ///
 /// Clones share the keys. The task that fetches them ends with the last clone and the last verifier
-/// that uses it.
+/// that uses it. When the runtime that it was started in ends before them, they have no keys any
+/// more and answer 503.
 #[derive(Clone)]
 pub struct Jwks {
     shared: Arc<Shared>,
@@ -145,7 +148,7 @@ impl Jwks {
         self.shared.first().await
     }
 
-    /// How many fetches of the document were tried.
+    /// How many fetches of the document have begun.
     #[must_use]
     pub fn fetches(&self) -> u64 {
         self.shared.fetches()

@@ -10,7 +10,7 @@ use crate::verifier::jwt::verify::{Kind, Policy};
 use crate::verifier::jwt::{JwtVerifier, KeySet, VerifyingKey};
 
 /// The most that clocks may be apart (JWT-36).
-const MAX_LEEWAY: Duration = Duration::from_secs(300);
+pub(crate) const MAX_LEEWAY: Duration = Duration::from_secs(300);
 
 /// A verifier without its issuer; only [`issuer`](Self::issuer) leads on.
 #[derive(Debug)]
@@ -34,6 +34,8 @@ pub struct JwtVerifierBuilder {
     times: TimeRules,
     names: ClaimNames,
     kind: Kind,
+    /// How audiences end that belong to applications and not to APIs.
+    foreign_audience: Option<&'static str>,
 }
 
 /// Why a [`JwtVerifier`] cannot be built.
@@ -49,6 +51,9 @@ pub enum InvalidConfig {
     /// An empty issuer or audience would match a token that names nobody.
     #[error("issuer and audience must not be empty")]
     EmptyName,
+    /// ID tokens of that application would let its users, and whoever they trusted, into the API.
+    #[error("{0:?} is the audience of an application's ID tokens, not that of an API")]
+    ForeignAudience(Box<str>),
     /// Clocks that are further apart must be set.
     #[error("the leeway may be at most 300 seconds: synchronise the clocks")]
     LeewayTooLong,
@@ -92,11 +97,18 @@ impl AudienceWanted {
             },
             names: ClaimNames::default(),
             kind: Kind::default(),
+            foreign_audience: None,
         }
     }
 }
 
 impl JwtVerifierBuilder {
+    /// The issuer as its tokens and its metadata spell it, from which its keys can be found.
+    #[must_use]
+    pub fn issuer_name(&self) -> &str {
+        &self.issuer
+    }
+
     /// One more name of this API; a token needs one of them.
     pub fn with_audience(mut self, audience: impl Into<String>) -> Self {
         self.audiences.push(audience.into());
@@ -140,7 +152,9 @@ impl JwtVerifierBuilder {
     }
 
     /// Accepts tokens of issuers that predate RFC 9068 as well: `typ` may be `JWT` or absent, and
-    /// of the claims only `iss`, `sub`, `aud` and `exp` must be there. An ID token is still refused where it shows itself by `nonce`, `at_hash` or `c_hash`.
+    /// of the claims only `iss`, `sub`, `aud` and `exp` must be there. An ID token is still refused
+    /// where it shows itself by `nonce`, `at_hash` or `c_hash`. A token of the type `at+jwt` may name
+    /// its client otherwise than by `client_id`.
     ///
     /// Ask the issuer for an audience that it gives to no other kind of token.
     pub fn accept_plain_jwt(mut self) -> Self {
@@ -187,6 +201,12 @@ impl JwtVerifierBuilder {
         self
     }
 
+    /// Refuses to be built for an audience that ends so.
+    pub(super) fn without_audiences_like(mut self, end: &'static str) -> Self {
+        self.foreign_audience = Some(end);
+        self
+    }
+
     /// The verifier.
     ///
     /// # Errors
@@ -198,6 +218,12 @@ impl JwtVerifierBuilder {
         }
         if self.issuer.is_empty() || self.audiences.iter().any(String::is_empty) {
             return Err(InvalidConfig::EmptyName);
+        }
+        let is_foreign = |name: &&String| {
+            self.foreign_audience.is_some_and(|end| name.trim_end_matches('/').ends_with(end))
+        };
+        if let Some(audience) = self.audiences.iter().find(is_foreign) {
+            return Err(InvalidConfig::ForeignAudience(audience.as_str().into()));
         }
         if self.times.leeway > MAX_LEEWAY {
             return Err(InvalidConfig::LeewayTooLong);
@@ -234,12 +260,12 @@ impl fmt::Debug for JwtVerifierBuilder {
     }
 }
 
-fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
+pub(crate) fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
     names.into_iter().map(Into::into).collect()
 }
 
 /// Claims are read once, in one pass, so that each can serve one purpose.
-fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
+pub(crate) fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
     const TAKEN: [&str; 13] = [
         "iss",
         "sub",

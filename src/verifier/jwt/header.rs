@@ -48,7 +48,12 @@ impl<'a> Header<'a> {
 
     /// `at+jwt`, which says that this is an access token (JWT-15).
     pub(super) fn is_access_token(&self) -> bool {
-        self.typ.as_deref().is_some_and(|typ| is_media_type(typ, "at+jwt"))
+        self.is_of_type("at+jwt")
+    }
+
+    /// `application/<subtype>`, or that without its first half.
+    pub(super) fn is_of_type(&self, subtype: &str) -> bool {
+        self.typ.as_deref().is_some_and(|typ| is_media_type(typ, subtype))
     }
 
     /// `JWT` or nothing, which says nothing.

@@ -20,7 +20,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! An issuer that predates RFC 9068, with keys from a JWKS document and tighter times:
+//! For Auth0, Okta, Keycloak, Entra ID, Cognito and Google, start with a [`preset`]. Another issuer
+//! that predates RFC 9068, with keys from a JWKS document and tighter times:
 //!
 //! ```
 //! use std::time::Duration;
@@ -65,6 +66,7 @@ mod builder;
 mod crypto;
 mod header;
 mod key;
+pub mod preset;
 mod source;
 mod verify;
 
@@ -75,3 +77,8 @@ pub use self::verify::JwtVerifier;
 
 #[cfg(feature = "jwks")]
 pub(crate) use self::source::{KeySource, NewerKeys};
+#[cfg(feature = "introspection")]
+pub(crate) use self::{
+    builder::{MAX_LEEWAY, check_names, to_path},
+    verify::open,
+};

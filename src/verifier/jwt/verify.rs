@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::claims::{ClaimNames, RegisteredClaims, TimeError, TimeRules, system_time};
-use crate::principal::{Principal, TokenKind};
+use crate::principal::{Principal, PrincipalBuilder, TokenKind};
 use crate::verifier::jwt::header::Header;
 use crate::verifier::jwt::source::KeySource;
 use crate::verifier::jwt::{IssuerWanted, KeySet};
@@ -72,15 +73,7 @@ impl TokenVerifier for JwtVerifier {
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
         let token = request.token.as_str();
-        let kid = match self.keys.keys() {
-            None => None,
-            Some(keys) => match self.policy.check(token, &keys, request.now) {
-                Err(Failure::UnknownKey { kid, .. }) if self.keys.may_bring(&kid) => Some(kid),
-                answer => return answer.map_err(VerifyError::from),
-            },
-        };
-        let keys = self.keys.newer(kid.as_deref()).await?;
-        self.policy.check(token, &keys, request.now).map_err(VerifyError::from)
+        with_keys(&*self.keys, |keys| self.policy.check(token, keys, request.now)).await
     }
 
     fn generation(&self) -> u64 {
@@ -88,11 +81,46 @@ impl TokenVerifier for JwtVerifier {
     }
 }
 
+/// Checks with the keys at hand and, where newer ones may have the one that is named, once more with
+/// those.
+async fn with_keys<T>(
+    source: &dyn KeySource,
+    check: impl Fn(&KeySet) -> Result<T, Failure>,
+) -> Result<T, VerifyError> {
+    let kid = match source.keys() {
+        None => None,
+        Some(keys) => match check(&keys) {
+            Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid) => Some(kid),
+            answer => return answer.map_err(VerifyError::from),
+        },
+    };
+    let keys = source.newer(kid.as_deref()).await?;
+    check(&keys).map_err(VerifyError::from)
+}
+
+/// The payload of a signed text of this type that is no token, such as the answer to a question.
+#[cfg(feature = "introspection")]
+pub(crate) async fn open(
+    text: &str,
+    media_type: &str,
+    source: &dyn KeySource,
+) -> Result<Vec<u8>, VerifyError> {
+    let parts = Parts::split(text).ok_or(VerifyErrorKind::Malformed)?;
+    let header = decode(parts.header)?;
+    let header = Header::parse(&header).map_err(at(VerifyErrorKind::Malformed))?;
+    if !header.is_of_type(media_type) {
+        return Err(VerifyErrorKind::WrongType.into());
+    }
+    with_keys(source, |keys| check_signature(&header, &parts, keys)).await?;
+    Ok(decode(parts.payload)?)
+}
+
 impl Policy {
     /// The whole check: the form, the signature, and only then the claims.
     fn check(&self, token: &str, keys: &KeySet, now: SystemTime) -> Result<Principal, Failure> {
         let parts = Parts::split(token).ok_or(VerifyErrorKind::Malformed)?;
-        let header = decode(parts.header)?;
+        let mut buffer = [0; 512];
+        let header = decode_small(parts.header, &mut buffer)?;
         let header = Header::parse(&header).map_err(at(VerifyErrorKind::Malformed))?;
         self.check_type(&header)?;
         check_signature(&header, &parts, keys)?;
@@ -101,8 +129,10 @@ impl Policy {
             .map_err(at(VerifyErrorKind::InvalidClaims))?;
         self.check_claims(&header, &claims)?;
         let expires_at = claims.expires_at.ok_or(VerifyErrorKind::MissingClaim)?;
-        let principal = self.principal(&claims, &payload)?;
-        match self.times.check(expires_at, claims.not_before, claims.issued_at, now) {
+        let principal = self.principal(&claims)?;
+        let in_time = self.times.check(expires_at, claims.not_before, claims.issued_at, now);
+        let principal = principal.claims(payload).build();
+        match in_time {
             Ok(()) => Ok(principal),
             Err(error) => Err(VerifyError::from(error).with_principal(principal).into()),
         }
@@ -136,8 +166,10 @@ impl Policy {
         }
         if header.is_access_token() {
             // RFC 9068 §2.2 asks for these in every token that calls itself one (JWT-30).
-            let names = [&claims.subject, &claims.client, &claims.token_id];
-            if names.iter().any(|name| name.is_none()) || claims.issued_at.is_none() {
+            // Issuers that only changed the type still name the client as they did before.
+            let client = if self.kind.plain { claims.client() } else { claims.client.as_deref() };
+            let names = [claims.subject.as_deref(), client, claims.token_id.as_deref()];
+            if names.contains(&None) || claims.issued_at.is_none() {
                 return Err(missing);
             }
         } else if claims.of_id_token || self.kind.client_required && claims.client().is_none() {
@@ -155,46 +187,19 @@ impl Policy {
         }
     }
 
-    fn principal(
-        &self,
-        claims: &RegisteredClaims<'_>,
-        payload: &[u8],
-    ) -> Result<Principal, VerifyError> {
-        let client = claims.client();
-        // Never the client in the subject's place: a client that chose the name of a user would be
-        // that user (RFC 9700 §4.15).
-        let subject = claims.subject.as_deref().filter(|name| !name.is_empty());
-        let subject = subject.ok_or(VerifyErrorKind::MissingClaim)?;
+    /// The principal, but for the payload, from which the claims still borrow.
+    fn principal(&self, claims: &RegisteredClaims<'_>) -> Result<PrincipalBuilder, VerifyError> {
+        let principal = claims.principal(&self.issuer).ok_or(VerifyErrorKind::MissingClaim)?;
         let issued_at = claims.issued_at.and_then(system_time);
-        let mut principal = Principal::builder(self.issuer.clone(), subject)
-            .token_kind(TokenKind::Jwt)
-            .roles(claims.roles.iter().map(|role| Box::<str>::from(&**role)))
-            .issued_at(issued_at)
-            .expires_at(claims.expires_at.and_then(system_time))
-            .auth_time(claims.auth_time.and_then(system_time))
-            .claims(payload);
-        if let (Some(issued_at), Some(max_age)) = (issued_at, self.times.max_age) {
-            principal = principal.verify_again_at(issued_at.checked_add(max_age));
-        }
-        if let Some(client) = client {
-            principal = principal.client(client);
-        }
-        if let Some(scopes) = &claims.scopes {
-            principal = principal.scopes(scopes);
-        }
-        if let Some(token_id) = &claims.token_id {
-            principal = principal.token_id(token_id);
-        }
-        if let Some(acr) = &claims.acr {
-            principal = principal.acr(acr);
-        }
-        Ok(principal.build())
+        let oldest = issued_at.zip(self.times.max_age).and_then(|(at, age)| at.checked_add(age));
+        Ok(principal.token_kind(TokenKind::Jwt).verify_again_at(oldest))
     }
 }
 
 fn check_signature(header: &Header<'_>, parts: &Parts<'_>, keys: &KeySet) -> Result<(), Failure> {
     let algorithm = header.algorithm()?;
-    let signature = decode(parts.signature)?;
+    let mut buffer = [0; 512];
+    let signature = decode_small(parts.signature, &mut buffer)?;
     if algorithm.signature_len().is_some_and(|len| len != signature.len()) {
         return Err(VerifyErrorKind::BadSignature.into());
     }
@@ -254,7 +259,32 @@ impl<'a> Parts<'a> {
 
 /// The one spelling of a part: base64url, no padding, no spare bits (JWT-3, JWT-4).
 fn decode(part: &str) -> Result<Vec<u8>, VerifyErrorKind> {
-    URL_SAFE_NO_PAD.decode(part).map_err(|_| VerifyErrorKind::Malformed)
+    // Exact, so that the claims can be kept as they are.
+    let mut bytes = vec![0; decoded_len(part)];
+    decode_into(part, &mut bytes).map(|()| bytes)
+}
+
+/// The same without a trip to the heap, for a part that fits into the buffer.
+fn decode_small<'a>(
+    part: &str,
+    buffer: &'a mut [u8; 512],
+) -> Result<Cow<'a, [u8]>, VerifyErrorKind> {
+    match buffer.get_mut(..decoded_len(part)) {
+        Some(fitting) => decode_into(part, fitting).map(|()| Cow::Borrowed(&*fitting)),
+        None => decode(part).map(Cow::Owned),
+    }
+}
+
+/// The bytes must be as many as the part has.
+fn decode_into(part: &str, bytes: &mut [u8]) -> Result<(), VerifyErrorKind> {
+    match URL_SAFE_NO_PAD.decode_slice(part, bytes) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(VerifyErrorKind::Malformed),
+    }
+}
+
+fn decoded_len(part: &str) -> usize {
+    part.len() / 4 * 3 + part.len() % 4 * 3 / 4
 }
 
 /// Says where the JSON is wrong, and not what stands there: the parser's own text quotes claims.

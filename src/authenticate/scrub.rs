@@ -1,0 +1,116 @@
+//! The headers that are not the client's to send.
+
+use http::{HeaderMap, HeaderName};
+
+/// Headers in which proxies tell an application who calls: what oauth2-proxy, Authelia, authentik,
+/// Kubernetes, Google, Cloudflare, Amazon and Tailscale write, and what people name their own.
+const IDENTITY_HEADERS: &[&str] = &[
+    "cf-access-authenticated-user-email",
+    "remote-email",
+    "remote-groups",
+    "remote-name",
+    "remote-user",
+    "tailscale-user-login",
+    "tailscale-user-name",
+    "x-amzn-oidc-identity",
+    "x-auth-request-email",
+    "x-auth-request-groups",
+    "x-auth-request-preferred-username",
+    "x-auth-request-user",
+    "x-authenticated-user",
+    "x-authentik-email",
+    "x-authentik-groups",
+    "x-authentik-name",
+    "x-authentik-uid",
+    "x-authentik-username",
+    "x-forwarded-email",
+    "x-forwarded-groups",
+    "x-forwarded-preferred-username",
+    "x-forwarded-user",
+    "x-goog-authenticated-user-email",
+    "x-goog-authenticated-user-id",
+    "x-remote-email",
+    "x-remote-group",
+    "x-remote-groups",
+    "x-remote-name",
+    "x-remote-user",
+    "x-user-email",
+    "x-user-id",
+    "x-user-name",
+    "x-user-roles",
+];
+
+/// Names to remove, by their length.
+#[derive(Clone)]
+pub(super) struct Scrub(Vec<Vec<HeaderName>>);
+
+impl Scrub {
+    pub(super) fn new(names: impl IntoIterator<Item = HeaderName>) -> Self {
+        let mut by_length = Vec::new();
+        for name in names {
+            let length = name.as_str().len();
+            if by_length.len() <= length {
+                by_length.resize(length + 1, Vec::new());
+            }
+            by_length[length].push(name);
+        }
+        Self(by_length)
+    }
+
+    /// Looks once at each header that is there, because most requests have none of these, and to
+    /// ask for every one of them would cost more than the rest of a layer. Few headers are as long
+    /// as one of these, and fewer have to be compared.
+    pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
+        if headers.keys().any(|name| self.has(name)) {
+            for name in self.0.iter().flatten() {
+                headers.remove(name);
+            }
+        }
+    }
+
+    fn has(&self, name: &HeaderName) -> bool {
+        self.0.get(name.as_str().len()).is_some_and(|names| names.contains(name))
+    }
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        Self::new(IDENTITY_HEADERS.iter().copied().map(HeaderName::from_static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn request_with(names: &[&'static str]) -> HeaderMap {
+        let named =
+            |name: &&'static str| (HeaderName::from_static(name), HeaderValue::from_static("x"));
+        names.iter().map(named).collect()
+    }
+
+    #[test]
+    fn every_identity_header_goes_and_nothing_else() {
+        let scrub = Scrub::default();
+        for name in IDENTITY_HEADERS {
+            let mut headers = request_with(&["accept", name, "x-forwarded-for", "x-request-id"]);
+            headers.append(*name, HeaderValue::from_static("again"));
+            scrub.remove_from(&mut headers);
+            assert_eq!(
+                headers,
+                request_with(&["accept", "x-forwarded-for", "x-request-id"]),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn names_may_come_in_any_order() {
+        let names = ["x-b", "accept", "x-a"].map(HeaderName::from_static);
+        let mut headers = request_with(&["accept", "x-a", "x-b", "x-c"]);
+        Scrub::new(names).remove_from(&mut headers);
+        assert_eq!(headers, request_with(&["x-c"]));
+    }
+}

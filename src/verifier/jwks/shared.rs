@@ -1,0 +1,355 @@
+//! What the task that fetches keys and the verifiers share.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use crate::random::random_word;
+use crate::trace;
+use crate::verifier::VerifyError;
+use crate::verifier::jwks::Jwks;
+use crate::verifier::jwks::discovery::{LoadError, Loaded};
+use crate::verifier::jwks::missing::Missing;
+use crate::verifier::jwt::{KeySet, KeySource, NewerKeys};
+
+/// The longest wait between two tries at an issuer that is down.
+const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// The longest that any of the times may be: a key that the issuer withdraws must go (JWT-73,
+/// JWT-74).
+const MAX_TIME: Duration = Duration::from_secs(86_400);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) shortest: Duration,
+    pub(super) longest: Duration,
+    pub(super) max_stale: Duration,
+    pub(super) cooldown: Duration,
+    pub(super) timeout: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            shortest: Duration::from_secs(60),
+            longest: Duration::from_secs(600),
+            max_stale: Duration::from_secs(3600),
+            cooldown: Duration::from_secs(30),
+            timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Times {
+    pub(super) fn can_be_kept(&self) -> bool {
+        let Self { shortest, longest, max_stale, cooldown, timeout } = *self;
+        let second = Duration::from_secs(1);
+        shortest >= second
+            && longest >= shortest
+            && cooldown >= second
+            && !timeout.is_zero()
+            && [longest, max_stale, cooldown, timeout].iter().all(|time| *time <= MAX_TIME)
+    }
+}
+
+/// What the task and the verifiers share.
+pub(super) struct Shared {
+    pub(super) times: Times,
+    keys: ArcSwapOption<KeySet>,
+    generation: AtomicU64,
+    progress: watch::Sender<Progress>,
+    missing: Mutex<Missing>,
+}
+
+/// How the fetches go.
+struct Progress {
+    /// Fetches that have begun.
+    begun: u64,
+    /// Fetches that have ended, well or not: one less while one is under way.
+    done: u64,
+    /// A token has named a key that nobody knows, and no fetch has begun since.
+    wanted: bool,
+    /// When a fetch may begin for such a token.
+    cool_at: Instant,
+    /// When the next is due by itself.
+    next_at: Instant,
+    failures: u32,
+    /// When the last good one ended.
+    fetched_at: Option<Instant>,
+    /// Why the last one failed.
+    error: Option<Arc<str>>,
+}
+
+impl Shared {
+    pub(super) fn new(times: Times) -> Self {
+        let now = Instant::now();
+        let progress = Progress {
+            // The first fetch begins with the task.
+            begun: 1,
+            done: 0,
+            wanted: false,
+            cool_at: now,
+            next_at: now,
+            failures: 0,
+            fetched_at: None,
+            error: None,
+        };
+        Self {
+            times,
+            keys: ArcSwapOption::empty(),
+            generation: AtomicU64::new(0),
+            progress: watch::Sender::new(progress),
+            missing: Mutex::new(Missing::new(times.cooldown)),
+        }
+    }
+
+    pub(super) fn fetches(&self) -> u64 {
+        self.progress.borrow().begun
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.progress.borrow().failures
+    }
+
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.progress.borrow().fetched_at.map(|at| at.elapsed())
+    }
+
+    /// Waits until the first fetch has ended.
+    pub(super) async fn first(&self) -> Result<(), VerifyError> {
+        self.ended(1).await?;
+        self.at_hand().map(drop)
+    }
+
+    fn at_hand(&self) -> Result<Arc<KeySet>, VerifyError> {
+        self.keys.load_full().ok_or_else(|| self.unavailable())
+    }
+
+    /// Waits until this many fetches have ended.
+    async fn ended(&self, count: u64) -> Result<(), VerifyError> {
+        let mut progress = self.progress.subscribe();
+        // One that is under way and the one after it may each take their time.
+        let limit = self.times.timeout * 2;
+        match timeout(limit, progress.wait_for(|progress| progress.done >= count)).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(self.unavailable()),
+        }
+    }
+
+    fn unavailable(&self) -> VerifyError {
+        let progress = self.progress.borrow();
+        let wait = progress.next_at.saturating_duration_since(Instant::now());
+        let error = progress.error.as_deref().unwrap_or("no keys have come yet");
+        VerifyError::unavailable(error.to_owned()).with_retry_after(wait)
+    }
+
+    fn is_missing(&self, kid: &str) -> bool {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.has(kid, Instant::now())
+    }
+
+    fn add_missing(&self, kid: &str) {
+        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        missing.add(kid, Instant::now());
+    }
+
+    fn may_bring(&self, kid: &str) -> bool {
+        if self.is_missing(kid) {
+            return false;
+        }
+        let is_wanted = {
+            let progress = self.progress.borrow();
+            // While the issuer cannot be reached, it is not known whether it has the key.
+            if progress.is_fetching() || progress.failures > 0 || progress.is_cool() {
+                return true;
+            }
+            progress.wanted
+        };
+        if !is_wanted {
+            self.want();
+        }
+        false
+    }
+
+    /// Asks for a fetch, which comes once the cooldown is over; says whether that is now.
+    fn want(&self) -> bool {
+        let mut at_once = false;
+        self.progress.send_if_modified(|progress| {
+            at_once = progress.is_cool();
+            !std::mem::replace(&mut progress.wanted, true)
+        });
+        at_once
+    }
+
+    async fn newer(&self, kid: Option<&str>) -> Result<Arc<KeySet>, VerifyError> {
+        let (asked, is_fetching) = {
+            let progress = self.progress.borrow();
+            (progress.begun, progress.is_fetching())
+        };
+        if is_fetching {
+            self.ended(asked).await?;
+        }
+        let keys = self.at_hand()?;
+        let Some(kid) = kid.filter(|kid| !keys.names(kid)) else {
+            return Ok(keys);
+        };
+        // What was under way may have been answered before the issuer had the key.
+        if self.want() {
+            self.ended(asked + 1).await?;
+        }
+        let keys = self.at_hand()?;
+        if keys.names(kid) {
+            return Ok(keys);
+        }
+        let (failures, done) = {
+            let progress = self.progress.borrow();
+            (progress.failures, progress.done)
+        };
+        if failures > 0 {
+            return Err(self.unavailable());
+        }
+        if done > asked {
+            self.add_missing(kid);
+        }
+        Ok(keys)
+    }
+
+    /// Takes over what a fetch has brought, and says when the next is due.
+    pub(super) fn publish(&self, loaded: Loaded) -> Instant {
+        let now = Instant::now();
+        let new = Arc::new(loaded.keys);
+        let old = self.keys.swap(Some(new.clone()));
+        if old.is_some_and(|old| !old.is_part_of(&new)) {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
+        let Times { shortest, longest, .. } = self.times;
+        let lifetime = loaded.max_age.unwrap_or(longest).clamp(shortest, longest);
+        // Ahead of the end, and not at the same moment as everybody else.
+        let next_at = now + jittered(lifetime);
+        self.progress.send_modify(|progress| {
+            progress.failures = 0;
+            progress.fetched_at = Some(now);
+            progress.error = None;
+            progress.end(next_at);
+        });
+        next_at
+    }
+
+    /// Keeps the last good keys while they may be kept, and says when to try again.
+    pub(super) fn keep(&self, error: &LoadError) -> Instant {
+        let now = Instant::now();
+        let (failures, fetched_at) = {
+            let progress = self.progress.borrow();
+            (progress.failures.saturating_add(1), progress.fetched_at)
+        };
+        if failures == 1 {
+            trace::keys_not_fetched(error);
+        }
+        let backoff = Duration::from_secs(1) * 2_u32.saturating_pow(failures - 1).min(64);
+        let mut next_at = now + jittered(backoff.min(MAX_BACKOFF));
+        if let Some(end) = fetched_at.map(|at| at + self.times.longest + self.times.max_stale) {
+            if now >= end {
+                if self.withdraw() {
+                    trace::keys_too_old();
+                }
+            } else {
+                // The keys must go when they are too old, not when the issuer is tried next.
+                next_at = next_at.min(end);
+            }
+        }
+        self.fail(with_causes(error), failures, next_at);
+        next_at
+    }
+
+    pub(super) fn fail(&self, error: String, failures: u32, next_at: Instant) {
+        self.progress.send_modify(|progress| {
+            progress.failures = failures;
+            progress.error = Some(error.into());
+            progress.end(next_at);
+        });
+    }
+
+    /// Takes the keys away; says whether there were any.
+    pub(super) fn withdraw(&self) -> bool {
+        let had_keys = self.keys.swap(None).is_some();
+        if had_keys {
+            self.generation.fetch_add(1, Ordering::SeqCst);
+        }
+        had_keys
+    }
+
+    /// Waits until a fetch is due: by itself, or for a token once that is allowed.
+    pub(super) async fn due(&self, next_at: Instant) {
+        let mut progress = self.progress.subscribe();
+        let wanted = async {
+            let seen = progress.wait_for(|progress| progress.wanted).await;
+            let cool_at = seen.map_or(next_at, |progress| progress.cool_at);
+            sleep_until(cool_at).await;
+        };
+        let for_token = timeout_at(next_at, wanted).await.is_ok();
+        self.progress.send_modify(|progress| {
+            progress.begun += 1;
+            progress.wanted = false;
+            if for_token {
+                progress.cool_at = Instant::now() + self.times.cooldown;
+            }
+        });
+    }
+}
+
+impl Progress {
+    fn is_fetching(&self) -> bool {
+        self.begun > self.done
+    }
+
+    fn is_cool(&self) -> bool {
+        Instant::now() >= self.cool_at
+    }
+
+    fn end(&mut self, next_at: Instant) {
+        self.done = self.begun;
+        self.next_at = next_at;
+    }
+}
+
+/// Between eight and nine tenths of a time.
+fn jittered(time: Duration) -> Duration {
+    let tenth = time / 10;
+    let nanos = u64::try_from(tenth.as_nanos()).unwrap_or(u64::MAX).max(1);
+    tenth * 8 + Duration::from_nanos(random_word() % nanos)
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        // Writing to a string does not fail.
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+impl KeySource for Jwks {
+    fn keys(&self) -> Option<Arc<KeySet>> {
+        self.shared.keys.load_full()
+    }
+
+    fn may_bring(&self, kid: &str) -> bool {
+        self.shared.may_bring(kid)
+    }
+
+    fn newer<'a>(&'a self, kid: Option<&'a str>) -> NewerKeys<'a> {
+        Box::pin(self.shared.newer(kid))
+    }
+
+    fn generation(&self) -> u64 {
+        self.shared.generation.load(Ordering::SeqCst)
+    }
+}

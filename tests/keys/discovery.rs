@@ -1,0 +1,181 @@
+//! Finding the keys by the issuer's name.
+
+use serde_json::json;
+use tower_gate::fetch::ReqwestFetch;
+use tower_gate::verifier::jwks::{InvalidJwks, Jwks, JwksBuilder};
+
+use crate::gate::{Gate, claims, verifier};
+use crate::issuer::{Issuer, JWKS, Reply};
+use crate::memory::MemoryIssuer;
+use crate::signer::{Signer, jwks};
+
+const INSERTED: &str = "/.well-known/openid-configuration/t1";
+const APPENDED: &str = "/t1/.well-known/openid-configuration";
+const OAUTH: &str = "/.well-known/oauth-authorization-server/t1";
+
+fn discover(issuer: &str) -> Result<JwksBuilder, InvalidJwks> {
+    Jwks::discover(issuer, ReqwestFetch::new().unwrap())
+}
+
+#[tokio::test]
+async fn metadata_is_asked_for_in_the_order_of_rfc_8414_until_one_answers() {
+    let signer = Signer::new("a");
+    for (path, served, asked) in [
+        ("/t1", INSERTED, &[INSERTED, JWKS][..]),
+        ("/t1", APPENDED, &[INSERTED, APPENDED, JWKS]),
+        ("/t1", OAUTH, &[INSERTED, APPENDED, OAUTH, JWKS]),
+        // A slash at the end is part of the name, and not of the place.
+        ("/t1/", APPENDED, &[INSERTED, APPENDED, JWKS]),
+        (
+            "",
+            "/.well-known/oauth-authorization-server",
+            &["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server", JWKS],
+        ),
+    ] {
+        let issuer = Issuer::with_keys(&jwks(&[&signer])).await;
+        let name = issuer.url(path);
+        issuer.serve_metadata(served, &name);
+        let keys = discover(&name).unwrap().start().unwrap();
+        let api = Gate::new(verifier(&name, &keys)).serve().await;
+        let answer = api.get(&signer.token(&claims(&name, "user-1"))).await;
+        assert_eq!(answer.text, "200 user-1", "JWT-61, JWT-62, JWT-63: {path} {served}");
+        assert_eq!(issuer.asked(), asked, "JWT-61, JWT-62, JWT-63: {path} {served}");
+    }
+}
+
+#[tokio::test]
+async fn the_metadata_may_have_an_address_of_its_own() {
+    let signer = Signer::new("a");
+    let issuer = Issuer::with_keys(&jwks(&[&signer])).await;
+    issuer.serve_metadata("/meta?v=2".split('?').next().unwrap(), "https://issuer.example");
+    let fetch = ReqwestFetch::new().unwrap();
+    let url = issuer.url("/meta?v=2");
+    let keys = Jwks::discover_at(&url, "https://issuer.example", fetch).unwrap().start().unwrap();
+    let gate = Gate::new(verifier("https://issuer.example", &keys));
+    let answer = gate.get(&signer.token(&claims("https://issuer.example", "user-1"))).await;
+    assert_eq!(answer.text, "200 user-1", "JWT-63");
+    assert_eq!(issuer.asked(), ["/meta", JWKS], "JWT-63: nowhere else");
+}
+
+#[tokio::test]
+async fn metadata_of_another_issuer_is_not_used() {
+    let signer = Signer::new("a");
+    let issuer = Issuer::with_keys(&jwks(&[&signer])).await;
+    let name = issuer.url("/t1");
+    let token = signer.token(&claims(&name, "user-1"));
+    let keys_at = |uri: &str| json!({ "issuer": name, "jwks_uri": uri });
+    for metadata in [
+        json!({ "issuer": format!("{name}/"), "jwks_uri": issuer.url(JWKS) }),
+        json!({ "issuer": issuer.url("/T1"), "jwks_uri": issuer.url(JWKS) }),
+        json!({ "issuer": name.replace("127.0.0.1", "localhost"), "jwks_uri": issuer.url(JWKS) }),
+        json!({ "issuer": "https://evil.example", "jwks_uri": issuer.url(JWKS) }),
+        json!({ "issuer": [name], "jwks_uri": issuer.url(JWKS) }),
+        json!({ "jwks_uri": issuer.url(JWKS) }),
+        json!({ "issuer": name }),
+        json!([]),
+        keys_at("http://issuer.example/jwks.json"),
+        keys_at("http://10.0.0.1/jwks.json"),
+        keys_at("file:///etc/passwd"),
+        keys_at("/jwks.json"),
+        keys_at(""),
+    ] {
+        for path in [INSERTED, APPENDED, OAUTH] {
+            issuer.serve(path, Reply::json(&metadata));
+        }
+        let keys = discover(&name).unwrap().start().unwrap();
+        assert!(keys.ready().await.is_err(), "JWT-60, JWT-64, attack 21: {metadata}");
+        let api = Gate::new(verifier(&name, &keys)).serve().await;
+        api.get(&token).await.is_outage(&format!("JWT-60, JWT-64, attack 21: {metadata}"));
+    }
+    assert_eq!(issuer.count(JWKS), 0, "JWT-60: nothing of it is used");
+}
+
+#[tokio::test]
+async fn a_host_that_answers_every_path_hides_no_metadata() {
+    let signer = Signer::new("a");
+    let issuer = Issuer::with_keys(&jwks(&[&signer])).await;
+    let name = issuer.url("/t1");
+    issuer.serve_metadata(OAUTH, &name);
+    for useless in [
+        Reply::page(),
+        Reply::broken(),
+        Reply::status(500),
+        Reply::redirect("/"),
+        Reply::json(&json!({ "issuer": issuer.name(), "jwks_uri": issuer.url("/evil.json") })),
+    ] {
+        issuer.serve(INSERTED, useless.clone());
+        issuer.serve(APPENDED, useless);
+        let keys = discover(&name).unwrap().start().unwrap();
+        keys.ready().await.unwrap();
+    }
+    assert_eq!(issuer.count("/evil.json"), 0, "JWT-60: nothing of it is used");
+    assert_eq!(issuer.count("/"), 0, "attack 20: no redirect is followed");
+}
+
+/// Of three failures, the operator is told of the one that says what is wrong.
+#[tokio::test]
+async fn an_issuer_that_spells_its_name_otherwise_is_told_from_one_that_is_not_there() {
+    let issuer = Issuer::start().await;
+    let name = issuer.url("/t1");
+    issuer.serve_metadata(APPENDED, &format!("{name}/"));
+    let keys = discover(&name).unwrap().start().unwrap();
+    let error = keys.ready().await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("another issuer") && cause.contains(APPENDED), "JWT-60: {cause}");
+    assert_eq!(issuer.asked(), [INSERTED, APPENDED, OAUTH], "JWT-63");
+}
+
+/// Whoever is at the end of https chooses addresses, and this machine's own are not theirs.
+#[tokio::test(start_paused = true)]
+async fn metadata_from_afar_leads_to_no_service_of_this_machine() {
+    for (uri, is_asked) in [
+        ("http://127.0.0.1:8500/v1/kv/secret", false),
+        ("http://localhost/jwks.json", false),
+        ("https://keys.example/jwks.json", true),
+    ] {
+        let issuer = MemoryIssuer::new(&json!({ "issuer": "https://h", "jwks_uri": uri }));
+        let keys = Jwks::discover("https://h", issuer.fetch()).unwrap().start().unwrap();
+        assert!(keys.ready().await.is_err(), "{uri}");
+        let asked = issuer.asked();
+        assert_eq!(asked.iter().any(|asked| asked == uri), is_asked, "attack 21: {asked:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_document_that_moved_is_found_again() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let issuer = Issuer::with_keys(&jwks(&[&old])).await;
+    let name = issuer.name();
+    let metadata = "/.well-known/openid-configuration";
+    issuer.serve_metadata(metadata, &name);
+    let keys = discover(&name).unwrap().start().unwrap();
+    let api = Gate::new(verifier(&name, &keys)).serve().await;
+    assert_eq!(api.get(&old.token(&claims(&name, "user-1"))).await.text, "200 user-1");
+
+    let moved = json!({ "issuer": name, "jwks_uri": issuer.url("/moved.json") });
+    issuer.serve(metadata, Reply::json(&moved));
+    issuer.serve("/moved.json", Reply::json(&jwks(&[&new])));
+    issuer.serve(JWKS, Reply::status(410));
+    api.get_until(&new.token(&claims(&name, "user-2")), "200 user-2").await;
+    let asked = issuer.asked();
+    assert_eq!(asked, [metadata, JWKS, JWKS, metadata, "/moved.json"], "one step at a time");
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_it_is_started() {
+    let fetch = || ReqwestFetch::new().unwrap();
+    for issuer in ["", "issuer.example", "http://issuer.example", "https://h/t1?x=1", "https://h#x"]
+    {
+        assert!(matches!(discover(issuer), Err(InvalidJwks::Url(_))), "JWT-60: {issuer}");
+        let at = Jwks::discover_at("https://h/meta", issuer, fetch());
+        assert!(matches!(at, Err(InvalidJwks::Url(_))), "JWT-60: {issuer}");
+    }
+    for url in ["http://issuer.example/keys", "https://u:p@issuer.example/keys", "ftp://127.0.0.1/"]
+    {
+        assert!(matches!(Jwks::at(url, fetch()), Err(InvalidJwks::Url(_))), "JWT-65: {url}");
+        let at = Jwks::discover_at(url, "https://h", fetch());
+        assert!(matches!(at, Err(InvalidJwks::Url(_))), "JWT-65: {url}");
+    }
+    let outside = Jwks::at("https://h/keys", fetch()).unwrap().start();
+    assert_eq!(outside.unwrap_err(), InvalidJwks::NoRuntime);
+}

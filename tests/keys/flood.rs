@@ -1,0 +1,195 @@
+//! Tokens that name keys which nobody has.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use tokio::task::JoinSet;
+use tokio::time::{advance, sleep};
+
+use crate::gate::{Gate, claims, verifier};
+use crate::memory::{MemoryIssuer, NAME};
+use crate::signer::{Signer, jwks};
+
+/// A token for a good signature of which nobody would have the key.
+fn stray(n: usize) -> String {
+    use crate::signer::base64url;
+    let header = json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": format!("random {n}") });
+    let claims = claims(NAME, "user-1").to_string();
+    format!("{}.{}.{}", base64url(header.to_string()), base64url(claims), base64url([0; 64]))
+}
+
+#[tokio::test(start_paused = true)]
+async fn random_key_names_cause_two_fetches_a_minute_and_hide_no_rotation() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let issuer = MemoryIssuer::new(&jwks(&[&old]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let good = old.token(&claims(NAME, "user-1"));
+    let rotated = new.token(&claims(NAME, "user-2"));
+
+    let mut waited = None;
+    for n in 0..10_000 {
+        // 10 000 in five minutes.
+        sleep(Duration::from_millis(30)).await;
+        assert_eq!(gate.get(&stray(n)).await.text, "401 unknown_key", "attack 18");
+        if n % 100 == 0 {
+            assert_eq!(gate.get(&good).await.text, "200 user-1", "attack 18");
+        }
+        if n == 5_003 {
+            issuer.publish(&jwks(&[&old, &new]));
+            waited = Some(Duration::ZERO);
+        }
+        if let Some(time) = &mut waited {
+            if gate.get(&rotated).await.text == "200 user-2" {
+                assert!(*time <= Duration::from_secs(31), "attack 19: {time:?}");
+                waited = None;
+            } else {
+                *time += Duration::from_millis(30);
+            }
+        }
+    }
+    assert_eq!(waited, None, "attack 19: the rotation was never seen");
+    // The first one, one at once, and one each 30 seconds.
+    let fetches = issuer.fetches();
+    assert!((10..=12).contains(&fetches), "attack 18: {fetches} fetches in five minutes");
+}
+
+#[tokio::test]
+async fn concurrent_strays_cause_one_fetch() {
+    let signer = Signer::new("a");
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let mut strays = JoinSet::new();
+    for n in 0..1_000 {
+        let gate = gate.clone();
+        strays.spawn(async move { gate.get(&stray(n)).await.text });
+    }
+    assert_eq!(strays.join_all().await, vec!["401 unknown_key"; 1_000], "JWT-71");
+    assert_eq!(issuer.fetches(), 2, "JWT-71, JWT-72: the first, and one more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_on_with_a_withdrawn_key_is_looked_up_ever_more_rarely() {
+    let (withdrawn, signer) = (Signer::new("withdrawn"), Signer::new("a"));
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let longest = Duration::from_secs(86_400);
+    let keys = issuer.jwks().with_refresh(longest, longest).start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let token = withdrawn.token(&claims(NAME, "user-1"));
+    for _ in 0..600 {
+        assert_eq!(gate.get(&token).await.text, "401 unknown_key");
+        sleep(Duration::from_secs(1)).await;
+    }
+    let times: Vec<_> = issuer.times().iter().map(Duration::as_secs).collect();
+    assert_eq!(times, [0, 0, 30, 90, 210, 330, 450, 570], "JWT-71");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_signs_before_it_is_published_is_found_half_a_minute_later() {
+    let (early, signer) = (Signer::new("early"), Signer::new("a"));
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let token = early.token(&claims(NAME, "user-1"));
+    assert_eq!(gate.get(&token).await.text, "401 unknown_key");
+    issuer.publish(&jwks(&[&signer, &early]));
+    advance(Duration::from_secs(29)).await;
+    assert_eq!(gate.get(&token).await.text, "401 unknown_key", "JWT-71: the cooldown");
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "attack 19");
+}
+
+/// The fetch for the last of them must not wait for another token.
+#[tokio::test(start_paused = true)]
+async fn a_name_met_within_the_cooldown_is_fetched_for_when_it_is_over() {
+    let (new, signer) = (Signer::new("new"), Signer::new("a"));
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    assert_eq!(gate.get(&stray(0)).await.text, "401 unknown_key");
+    let token = new.token(&claims(NAME, "user-1"));
+    assert_eq!(gate.get(&token).await.text, "401 unknown_key", "JWT-71: refused at once");
+    assert_eq!(issuer.fetches(), 2, "JWT-71");
+    issuer.publish(&jwks(&[&signer, &new]));
+    sleep(Duration::from_secs(31)).await;
+    assert_eq!(issuer.fetches(), 3, "attack 19: without anybody asking");
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "attack 19");
+}
+
+/// What was on its way when the token came may have been written before its key was published.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_older_than_the_token_is_not_the_last_word() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let issuer = MemoryIssuer::new(&jwks(&[&old]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let held = issuer.hold();
+    // A regular refresh is under way.
+    while issuer.fetches() < 2 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    issuer.publish(&jwks(&[&old, &new]));
+    let asked = tokio::spawn({
+        let (gate, token) = (gate.clone(), new.token(&claims(NAME, "user-1")));
+        async move { gate.get(&token).await.text }
+    });
+    sleep(Duration::from_millis(10)).await;
+    held.add_permits(2);
+    assert_eq!(asked.await.unwrap(), "200 user-1", "JWT-70");
+    assert_eq!(issuer.fetches(), 3, "JWT-72");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_issuer_is_down_an_unknown_key_is_no_bad_token() {
+    let (new, signer) = (Signer::new("new"), Signer::new("a"));
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    issuer.go_down();
+    let token = new.token(&claims(NAME, "user-1"));
+    for _ in 0..120 {
+        gate.get(&token).await.is_outage("JWT-74: it may be a key of today");
+        sleep(Duration::from_secs(1)).await;
+    }
+    issuer.publish(&jwks(&[&signer, &new]));
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-74");
+}
+
+/// Medians of many, taken in turns, so that whatever else the machine does strikes both alike.
+#[tokio::test]
+async fn a_flood_costs_good_tokens_nothing() {
+    let signer = Signer::new("a");
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let good = signer.token(&claims(NAME, "user-1"));
+    let (mut quiet, mut flooded) = (Vec::new(), Vec::new());
+    for n in 0..500 {
+        let began = Instant::now();
+        assert_eq!(gate.get(&good).await.text, "200 user-1");
+        quiet.push(began.elapsed());
+        for stray_number in 0..10 {
+            gate.get(&stray(n * 10 + stray_number)).await;
+        }
+        let began = Instant::now();
+        assert_eq!(gate.get(&good).await.text, "200 user-1");
+        flooded.push(began.elapsed());
+    }
+    let [quiet, flooded] = [quiet, flooded].map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
+    let limit = quiet * 2 + Duration::from_micros(100);
+    assert!(flooded <= limit, "attack 18: {quiet:?} alone, {flooded:?} in a flood");
+    assert!(issuer.fetches() <= 3, "attack 18");
+}
