@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde_json::{Map, Value};
 use tower_gate::verifier::jwt::{Algorithm, JwtVerifier, JwtVerifierBuilder, KeySet, VerifyingKey};
 use tower_gate::verifier::{VerifyError, VerifyRequest};
 use tower_gate::{BearerToken, Principal, TokenVerifier};
@@ -54,5 +55,24 @@ pub fn ask(verifier: &JwtVerifier, token: &str) -> Option<Result<Principal, Veri
 pub fn only_the_originals_are_accepted(token: &str) {
     if let Some(Ok(principal)) = verify(token) {
         assert!(TOKENS.contains(&token), "accepted as {principal:?}: {token}");
+    }
+}
+
+/// What was accepted, parsed anew.
+pub fn object(json: &str) -> Map<String, Value> {
+    serde_json::from_str(json).expect("what is accepted is an object")
+}
+
+/// Fails when a principal has a name, a scope or a role that the claims do not give.
+pub fn only_what_is_said(claims: &Map<String, Value>, who: &Principal) {
+    assert_eq!(Some(who.subject()), claims["sub"].as_str());
+    assert!(!who.subject().is_empty());
+    let scopes = claims.get("scope").and_then(Value::as_str).unwrap_or_default();
+    for scope in who.scopes().iter() {
+        assert!(scopes.split(' ').any(|name| name == scope), "{scope:?} was not granted");
+    }
+    let roles = claims.get("roles").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    for role in who.roles() {
+        assert!(roles.iter().any(|name| *name == *role), "{role:?} was not granted");
     }
 }

@@ -167,8 +167,9 @@ impl<V: TokenVerifier> TokenVerifier for CachedVerifier<V> {
         Ok(principal)
     }
 
+    /// Also grows when something is forgotten, which another cache around this one must not outlive.
     fn generation(&self) -> u64 {
-        self.inner.generation()
+        self.inner.generation().wrapping_add(self.tokens.epoch())
     }
 }
 

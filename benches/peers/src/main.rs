@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cargo run --release --manifest-path benches/peers/Cargo.toml
+//! cargo run --release --manifest-path benches/peers/Cargo.toml -- 9999 RS256 NAME # for a profiler
 //! ```
 //!
 //! Lines of layers say what a request takes above a service that does nothing; the others what a call
@@ -15,13 +16,23 @@ mod tokens;
 use crate::harness::Times;
 use crate::peers::{COLD, COLD_LAYER, EMPTY, PEERS, RAW, WARM_LAYER, subjects};
 
+/// How often each subject has its turn.
+const TURNS: usize = 1001;
+
 fn main() {
-    let turns = std::env::args().nth(1).map_or(1001, |turns| turns.parse().expect("turns"));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [times, algorithm, name] = &arguments[..] {
+        let mut tokens = tokens::all().into_iter();
+        let token = tokens.find(|token| token.algorithm == algorithm).expect("an algorithm");
+        let mut subjects = runtime.block_on(subjects(token)).into_iter();
+        let mut subject = subjects.find(|subject| subject.name() == name).expect("a subject");
+        return subject.run(times.parse().expect("a number"));
+    }
     let mut columns = Vec::new();
     for token in tokens::all() {
         let (algorithm, len) = (token.algorithm, token.text.len());
-        let times = Times::measure(turns, runtime.block_on(subjects(token)));
+        let times = Times::measure(TURNS, runtime.block_on(subjects(token)));
         columns.push((format!("{algorithm}, {len} bytes"), times));
     }
 

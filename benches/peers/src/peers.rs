@@ -12,6 +12,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use huskarl_axum::layers::ValidatorLayer;
 use huskarl_axum::resource_server::core::crypto::verifier::{JwsVerifier, JwsVerifierPlatform};
+use huskarl_axum::resource_server::core::jwk::Jwk;
 use huskarl_axum::resource_server::core::platform::MaybeSendBoxFuture;
 use huskarl_axum::resource_server::core::{EndpointUrl, Error};
 use huskarl_axum::resource_server::validator::rfc9068::Rfc9068Validator;
@@ -106,7 +107,11 @@ async fn huskarl(token: &Token) -> impl Asked {
     let platform = Arc::new(NativeVerifierPlatform);
     let jwk = token.jwk.to_string();
     let verifier: Arc<dyn JwsVerifier> = match token.algorithm {
-        "HS256" => Arc::new(SymmetricKey::from_jwk(serde_json::from_str(&jwk).unwrap()).unwrap()),
+        "HS256" => {
+            let jwk: Jwk = serde_json::from_str(&jwk).unwrap();
+            let secret = jwk.private_jwk().unwrap().try_into().unwrap();
+            Arc::new(SymmetricKey::from_jwk(secret).unwrap())
+        }
         _ => {
             let jwk = serde_json::from_str(&jwk).unwrap();
             platform.create_verifier_from_jwk(jwk).await.unwrap()
