@@ -154,6 +154,7 @@ async fn every_route_asks_for_what_it_says() {
     assert!(challenge.contains(&format!("resource_metadata=\"{url}\"")), "BEARER-44: {challenge}");
     let document = api.ask("GET", "/.well-known/oauth-protected-resource", nobody).await;
     assert_eq!(document.body["resource"], AUDIENCE, "BEARER-42, BEARER-44");
+    assert_eq!(document.body["authorization_servers"], json!(["https://issuer.example"]));
     assert_eq!(document.headers["content-type"], "application/json", "BEARER-41");
 }
 

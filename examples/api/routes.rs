@@ -20,8 +20,8 @@ use tower_gate::{
 };
 
 use crate::Error;
-use crate::demo::AUDIENCE;
-use crate::flags::Flags;
+use crate::demo::{AUDIENCE, ISSUER};
+use crate::flags::{Flags, Keys};
 
 pub(crate) fn router(
     flags: &Flags,
@@ -84,7 +84,9 @@ fn metadata(flags: &Flags) -> Result<ResourceMetadata, Error> {
         "write:reports",
         "payouts:read",
     ])?;
-    match flags.issuer.as_deref().filter(|issuer| issuer.starts_with("https://")) {
+    let demo = matches!(*flags.keys, [Keys::Demo]).then_some(ISSUER);
+    let issuer = flags.issuer.as_deref().or(demo);
+    match issuer.filter(|issuer| issuer.starts_with("https://")) {
         Some(issuer) => Ok(metadata.with_issuer(issuer)?),
         None => Ok(metadata),
     }

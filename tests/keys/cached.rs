@@ -258,6 +258,21 @@ async fn what_is_forgotten_is_verified_again() {
     assert_eq!(all().await, 8);
 }
 
+/// Around a verifier that remembers by itself, as an introspection is.
+#[tokio::test]
+async fn what_an_inner_cache_forgets_an_outer_one_forgets_as_well() {
+    let counted = Counted::new(by_name);
+    let inner = CachedVerifier::new(counted.clone());
+    let tokens = inner.tokens();
+    let gate = Gate::new(CachedVerifier::new(inner));
+    assert_eq!((gate.get("a").await.text, counted.count()), ("200 a".to_owned(), 1));
+    assert_eq!((gate.get("a").await.text, counted.count()), ("200 a".to_owned(), 1));
+    tokens.forget_token(&BearerToken::parse("a").unwrap());
+    assert_eq!((gate.get("a").await.text, counted.count()), ("200 a".to_owned(), 2));
+    tokens.forget(|principal| principal.subject() == "a");
+    assert_eq!((gate.get("a").await.text, counted.count()), ("200 a".to_owned(), 3));
+}
+
 /// The account is closed while the last of its tokens is being looked up.
 #[tokio::test]
 async fn a_verification_that_is_under_way_is_forgotten_too() {

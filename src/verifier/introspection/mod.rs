@@ -76,7 +76,8 @@
 //! | a signed answer is on its way | 60 seconds | |
 //!
 //! **A revoked token is accepted for up to the first of these times**, unless it is forgotten:
-//! [`IntrospectionVerifier::tokens`]. Another cache around this verifier does not make it longer.
+//! [`IntrospectionVerifier::tokens`]. Another cache around this verifier does not make it longer, and
+//! forgets what this one is told to forget.
 //!
 //! There is one question for each token at a time, and all requests with that token wait for its
 //! answer, whichever of them leaves. At most 256 questions are on their way at once; beyond that, a

@@ -9,7 +9,9 @@ use std::time::{Duration, SystemTime};
 
 use tower::Layer;
 use tower_gate::test_util::TestIssuer;
-use tower_gate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
+use tower_gate::verifier::{
+    CachedVerifier, RoutedVerifier, VerifyError, VerifyErrorKind, VerifyRequest,
+};
 use tower_gate::{AuthenticateLayer, BearerToken, FixedVerifier, Principal, TokenVerifier};
 
 use crate::contracts::{block_on, contract};
@@ -34,6 +36,18 @@ contract! {
     ]
     fixed => Adapter { verifier: fixed(), good: TOKENS.map(str::to_owned).to_vec() };
     shared => Adapter { verifier: Arc::new(fixed()), good: TOKENS.map(str::to_owned).to_vec() };
+    cached => Adapter {
+        verifier: CachedVerifier::new(fixed()),
+        good: TOKENS.map(str::to_owned).to_vec(),
+    };
+    routed => Adapter {
+        verifier: RoutedVerifier::new().with_opaque(fixed()),
+        good: TOKENS.map(str::to_owned).to_vec(),
+    };
+    loaded => Adapter {
+        verifier: fixed().load(async |_| Ok(7)),
+        good: TOKENS.map(str::to_owned).to_vec(),
+    };
     closure => Adapter { verifier: closure(), good: TOKENS.map(str::to_owned).to_vec() };
     jwt => jwt();
     null => Adapter { verifier: FixedVerifier::new(), good: Vec::new() };
