@@ -545,3 +545,37 @@ fn debug_shows_no_key() {
         assert!(!shown.contains(form.trim_matches(['[', ']'])), "{shown}");
     }
 }
+
+/// A claim that is read for something else would never be seen by whoever asks for it here.
+#[test]
+fn a_claim_serves_one_purpose() {
+    let registered = [
+        "iss",
+        "sub",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "jti",
+        "client_id",
+        "acr",
+        "auth_time",
+        "cnf",
+        "nonce",
+        "at_hash",
+        "c_hash",
+    ];
+    let built = || verifier().with_key(Signer::new(Algorithm::EdDSA).key());
+    for name in registered.into_iter().chain(["azp", "scope", "roles", ""]) {
+        let taken = Some(InvalidConfig::TakenClaim(name.into()));
+        assert_eq!(built().with_required_claim(name, "x").build().err(), taken, "{name:?}");
+        assert_eq!(built().with_roles_at([name, "x"]).build().err(), taken, "{name:?}");
+        assert_eq!(built().with_client_at(name).build().err(), taken, "{name:?}");
+    }
+    for name in registered {
+        let taken = Some(InvalidConfig::TakenClaim(name.into()));
+        assert_eq!(built().with_scopes_at([name]).build().err(), taken, "{name:?}");
+    }
+    let free = built().with_scopes_at(["scp"]).with_roles_at(["groups"]).with_client_at("cid");
+    assert!(free.with_required_claim("token_use", "access").build().is_ok());
+}
