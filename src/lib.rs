@@ -92,6 +92,7 @@ mod client_ip;
 mod clock;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
+mod prehashed;
 mod principal;
 mod quota;
 mod random;

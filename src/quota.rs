@@ -11,6 +11,8 @@ use std::time::Duration;
 use siphasher::sip128::{Hasher128, SipHasher13};
 use thiserror::Error;
 
+use crate::random::random_word;
+
 /// So many units in a period, and how many of them at once.
 ///
 /// A caller that has been idle may take `burst` units at once; after that they come back evenly,
@@ -323,19 +325,10 @@ impl PartitionHasher {
 /// Under the secret of this process.
 impl Default for PartitionHasher {
     fn default() -> Self {
-        static OF_THIS_PROCESS: LazyLock<SipHasher13> = LazyLock::new(random_hasher);
+        static OF_THIS_PROCESS: LazyLock<SipHasher13> =
+            LazyLock::new(|| SipHasher13::new_with_keys(random_word(), random_word()));
         Self(*OF_THIS_PROCESS)
     }
-}
-
-/// The standard library seeds its maps from the system's randomness and lets nobody read the seed;
-/// the hash of nothing under two such seeds is a random key.
-fn random_hasher() -> SipHasher13 {
-    use std::collections::hash_map::RandomState;
-    use std::hash::BuildHasher;
-
-    let random = || RandomState::new().build_hasher().finish();
-    SipHasher13::new_with_keys(random(), random())
 }
 
 #[cfg(test)]

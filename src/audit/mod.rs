@@ -1,7 +1,7 @@
 //! Middleware that writes down every request: who, from where, what, and what became of it.
 //!
-//! The client sees nothing of it. Every request makes one [`AuditEvent`](crate::AuditEvent), also one that is refused,
-//! that is dropped because its client went away, or whose handler panics.
+//! The client sees nothing of it. Every request makes one [`AuditEvent`](crate::AuditEvent), also
+//! one that is refused, that is dropped because its client went away, or whose handler panics.
 //!
 //! ```
 //! use tower_gate::AuditLayer;

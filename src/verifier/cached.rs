@@ -1,5 +1,5 @@
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -7,6 +7,7 @@ use highway::{HighwayHash, HighwayHasher, Key};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
+use crate::prehashed::BuildPrehashed;
 use crate::principal::Principal;
 use crate::random::random_word;
 use crate::token::BearerToken;
@@ -188,7 +189,7 @@ impl<V: fmt::Debug> fmt::Debug for CachedVerifier<V> {
 pub struct VerifiedTokens(Arc<Tokens>);
 
 struct Tokens {
-    cache: Cache<TokenId, Verified, Weights, BuildHasherDefault<Already>>,
+    cache: Cache<TokenId, Verified, Weights, BuildPrehashed>,
     /// How often something was forgotten. Written only while `forget` looks through the cache, so
     /// that a verification which began before cannot put its outcome behind its back.
     epoch: RwLock<u64>,
@@ -198,7 +199,7 @@ impl VerifiedTokens {
     fn new(max_tokens: usize, max_bytes: u64) -> Self {
         // No token weighs less than its share of the bytes, which bounds their number too.
         let weights = Weights { least: max_bytes.div_ceil(max_tokens.max(1) as u64).max(1) };
-        let hasher = BuildHasherDefault::default();
+        let hasher = BuildPrehashed::default();
         let lifecycle = DefaultLifecycle::default();
         let cache = Cache::with(max_tokens, max_bytes, weights, hasher, lifecycle);
         Self(Arc::new(Tokens { cache, epoch: RwLock::new(0) }))
@@ -282,7 +283,7 @@ impl TokenId {
     }
 }
 
-impl std::hash::Hash for TokenId {
+impl Hash for TokenId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.0[0]);
     }
@@ -296,23 +297,5 @@ struct Weights {
 impl Weighter<TokenId, Verified> for Weights {
     fn weight(&self, _: &TokenId, verified: &Verified) -> u64 {
         (verified.principal.bytes() as u64).max(self.least)
-    }
-}
-
-/// A token id is a hash already.
-#[derive(Default)]
-pub(super) struct Already(u64);
-
-impl Hasher for Already {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = word;
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        // A `TokenId` hashes as one u64; other keys would all share a bucket.
     }
 }

@@ -1,9 +1,9 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::prehashed::BuildPrehashed;
 use crate::quota::{Decision, PartitionKey};
 use crate::store::{RateLimitStore, StoreError, TakeRequest};
 
@@ -38,7 +38,7 @@ struct Shards {
 struct Shard(Mutex<Tats>);
 
 #[derive(Default)]
-struct Tats(HashMap<PartitionKey, u64, BuildHasherDefault<Already>>);
+struct Tats(HashMap<PartitionKey, u64, BuildPrehashed>);
 
 /// Tasks on different keys seldom meet in a shard.
 const SHARDS: usize = 256;
@@ -142,24 +142,6 @@ impl fmt::Debug for MemoryStore {
             .field("max_keys", &(self.0.max_keys_each * SHARDS))
             .field("evicted", &self.evicted())
             .finish_non_exhaustive()
-    }
-}
-
-/// A partition key is a keyed hash already; a map takes it as it is.
-#[derive(Default)]
-struct Already(u64);
-
-impl Hasher for Already {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = word;
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        // `PartitionKey` hashes as one u64; other keys would all share a bucket.
     }
 }
 

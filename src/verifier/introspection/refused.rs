@@ -1,12 +1,12 @@
-use std::hash::BuildHasherDefault;
 use std::time::{Duration, SystemTime};
 
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
+use crate::prehashed::BuildPrehashed;
 use crate::principal::Principal;
 use crate::verifier::VerifyError;
-use crate::verifier::cached::{Already, TokenId};
+use crate::verifier::cached::TokenId;
 
 /// How many bytes of refusals are remembered at most, and how many bytes one counts at least.
 const MAX_BYTES: u64 = 1 << 20;
@@ -15,7 +15,7 @@ const LEAST_BYTES: u64 = 256;
 /// Tokens that were refused a moment ago, apart from the good ones, which they cannot evict
 /// (OPAQUE-36).
 pub(super) struct RefusedTokens {
-    cache: Cache<TokenId, Refused, Weights, BuildHasherDefault<Already>>,
+    cache: Cache<TokenId, Refused, Weights, BuildPrehashed>,
     max_age: Duration,
 }
 
@@ -29,7 +29,7 @@ struct Refused {
 impl RefusedTokens {
     pub(super) fn new(max_age: Duration) -> Self {
         let number = usize::try_from(MAX_BYTES / LEAST_BYTES).unwrap_or(usize::MAX);
-        let (hasher, lifecycle) = (BuildHasherDefault::default(), DefaultLifecycle::default());
+        let (hasher, lifecycle) = (BuildPrehashed::default(), DefaultLifecycle::default());
         Self { cache: Cache::with(number, MAX_BYTES, Weights, hasher, lifecycle), max_age }
     }
 

@@ -61,8 +61,9 @@
 //!
 //! Only the configured addresses are asked, and the one that the issuer's metadata names, over https
 //! (plain http towards the loopback interface alone); redirects are not followed. Metadata must name
-//! the configured issuer byte for byte, or nothing of it is used. At most 256 KiB and 64 keys are read; each key is parsed by itself, so that one that is
-//! broken, symmetric, private, weak or meant for encryption is left out and the others work.
+//! the configured issuer byte for byte, or nothing of it is used. At most 256 KiB and 64 keys are
+//! read; each key is parsed by itself, so that one that is broken, symmetric, private, weak or meant
+//! for encryption is left out and the others work.
 
 mod builder;
 mod discovery;
