@@ -96,8 +96,16 @@ fn with_fetched(
 }
 
 #[cfg(not(feature = "reqwest"))]
-fn with_fetched(_: &Flags, _: JwtVerifierBuilder, _: &Keys) -> Result<JwtVerifierBuilder, Error> {
-    Err("--discover and --jwks with a URL need the feature reqwest".into())
+fn with_fetched(
+    _: &Flags,
+    _: JwtVerifierBuilder,
+    keys: &Keys,
+) -> Result<JwtVerifierBuilder, Error> {
+    let flag = match keys {
+        Keys::Url(url) => format!("--jwks {url}"),
+        _ => "--discover".to_owned(),
+    };
+    Err(format!("{flag} needs the feature reqwest, which is not in this build").into())
 }
 
 /// Tokens that are no JWTs.
