@@ -67,6 +67,7 @@
 //! | `jwks` | | `Jwks`: keys from an issuer's endpoint, found by discovery and kept fresh |
 //! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
+//! | `revocation` | | `RevocableVerifier`: tokens revoked before their end, on all nodes at once |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |
@@ -97,6 +98,8 @@ mod principal;
 mod quota;
 mod random;
 mod requirement;
+#[cfg(feature = "revocation")]
+mod revocation;
 mod scope;
 mod token;
 
@@ -132,6 +135,8 @@ pub use self::event::{AuditEvent, Outcome};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
 pub use self::quota::{Decision, InvalidQuota, PartitionKey, Quota, Usage};
 pub use self::requirement::Requirement;
+#[cfg(feature = "revocation")]
+pub use self::revocation::Revocation;
 pub use self::scope::{InvalidScope, Scope, ScopeSet};
 pub use self::token::{BearerToken, MalformedCredentials};
 

@@ -207,8 +207,8 @@ impl Principal {
         self.0.auth_time
     }
 
-    /// Whether an earlier answer of the issuer stood in for one that it could not give, which only a
-    /// verifier that was told to do so accepts.
+    /// Whether an earlier answer stood in for one that could not be had, of the issuer or of a store of
+    /// revocations, which only a verifier that was told to do so accepts.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.0.stale
@@ -238,7 +238,7 @@ impl Principal {
         self
     }
 
-    #[cfg(feature = "introspection")]
+    #[cfg(any(feature = "introspection", feature = "revocation"))]
     pub(crate) fn gone_stale(mut self) -> Self {
         Arc::make_mut(&mut self.0).stale = true;
         self

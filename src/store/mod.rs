@@ -1,9 +1,16 @@
 //! Where state lives that outlasts a request.
 //!
 //! [`MemoryStore`](memory::MemoryStore) keeps the state of rate limits in the process;
-//! [`RateLimitStore`] is the port for anything else.
+//! [`RateLimitStore`] is the port for anything else. With the feature `revocation`, `RevocationStore`
+//! is the port for revocations, which nodes share.
 
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "revocation")]
+mod revocation;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -13,6 +20,12 @@ use std::time::Duration;
 
 use crate::quota::{Decision, PartitionKey, Quota};
 use crate::rejection::{Rejection, RejectionKind};
+
+#[cfg(feature = "revocation")]
+pub use self::revocation::{News, RevocationPage, RevocationStore, RevokeRequest};
+
+#[cfg(feature = "revocation")]
+pub(crate) use self::revocation::ErasedRevocationStore;
 
 /// Keeps what rate limits need to remember, and decides.
 ///

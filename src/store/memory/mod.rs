@@ -1,5 +1,9 @@
 //! State in the process's own memory.
 
 mod rate_limit;
+#[cfg(feature = "revocation")]
+mod revocation;
 
 pub use self::rate_limit::MemoryStore;
+#[cfg(feature = "revocation")]
+pub use self::revocation::MemoryRevocations;

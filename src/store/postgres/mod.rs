@@ -1,0 +1,5 @@
+//! State in PostgreSQL, for services of several nodes.
+
+mod revocation;
+
+pub use self::revocation::PostgresRevocations;
