@@ -226,7 +226,7 @@ impl<V: TokenVerifier> RevocableVerifier<V> {
             }
             Standing::Unknown => Err(VerifyError::unavailable(shared.outage())
                 .with_principal(principal)
-                .with_retry_after(shared.times.poll)),
+                .with_retry_after(shared.times.poll.min(VerifyError::RETRY_AFTER))),
         }
     }
 }

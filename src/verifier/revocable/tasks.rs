@@ -9,7 +9,7 @@ use crate::random::random_word;
 use crate::trace;
 use crate::verifier::revocable::shared::Shared;
 
-/// The waits between two tries to watch a store that breaks off.
+/// The waits between two tries after a failure.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -17,8 +17,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 pub(super) async fn keep_fresh(shared: Arc<Shared>) {
     loop {
         shared.refresh().await;
+        let poll = shared.times.poll;
+        let wait = match shared.failures() {
+            0 => poll,
+            // What is new may be waiting behind a connection that has just broken.
+            failures => (SHORTEST_WAIT * 2_u32.saturating_pow(failures - 1).min(1024)).min(poll),
+        };
         // Whichever comes first.
-        let _ = timeout(jittered(shared.times.poll), shared.news.next()).await;
+        let _ = timeout(jittered(wait), shared.news.next()).await;
     }
 }
 
