@@ -378,6 +378,17 @@ pub struct Replacement {
 }
 
 impl Replacement {
+    /// This token by that one.
+    #[must_use]
+    pub fn new(
+        id: impl Into<String>,
+        until: SystemTime,
+        now: SystemTime,
+        successor: TokenRecord,
+    ) -> Self {
+        Self { id: id.into(), until, now, successor }
+    }
+
     /// Ends a token that can be replaced: one that is not over and has no successor. Says whether
     /// it could.
     pub fn apply(&self, old: &mut TokenRecord) -> bool {
