@@ -132,6 +132,12 @@ pub(crate) fn revocations_unwatched(error: &dyn Error) {
     warn!(%error, cause = causes(error), "new revocations are seen by polling alone");
 }
 
+/// When tokens were used could not be written down.
+#[cfg(feature = "opaque")]
+pub(crate) fn last_used_lost(tokens: usize, error: &dyn Error) {
+    debug!(tokens, %error, cause = causes(error), "last uses of tokens were not written down");
+}
+
 /// All that stands behind an error, the nearest first.
 fn causes(error: &dyn Error) -> Option<String> {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());

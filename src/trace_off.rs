@@ -63,3 +63,6 @@ pub(crate) fn revocations_too_old() {}
 
 #[cfg(feature = "revocation")]
 pub(crate) fn revocations_unwatched(_: &dyn Error) {}
+
+#[cfg(feature = "opaque")]
+pub(crate) fn last_used_lost(_: usize, _: &dyn Error) {}

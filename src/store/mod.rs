@@ -1,8 +1,9 @@
 //! Where state lives that outlasts a request.
 //!
 //! [`MemoryStore`](memory::MemoryStore) keeps the state of rate limits in the process;
-//! [`RateLimitStore`] is the port for anything else. With the feature `revocation`, `RevocationStore`
-//! is the port for revocations, which nodes share.
+//! [`RateLimitStore`] is the port for anything else. With the feature `opaque`, `TokenStore` is the
+//! port for the records of opaque tokens: in memory, in SQLite or in PostgreSQL. With the feature
+//! `revocation`, `RevocationStore` is the port for revocations, which nodes share.
 
 pub mod memory;
 #[cfg(feature = "postgres")]
@@ -11,6 +12,12 @@ pub mod postgres;
 pub mod redis;
 #[cfg(feature = "revocation")]
 mod revocation;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+#[cfg(feature = "opaque")]
+mod token;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -26,6 +33,10 @@ pub use self::revocation::{News, RevocationPage, RevocationStore, RevokeRequest}
 
 #[cfg(feature = "revocation")]
 pub(crate) use self::revocation::ErasedRevocationStore;
+#[cfg(feature = "opaque")]
+pub(crate) use self::token::{ErasedTokenStore, whole_millis};
+#[cfg(feature = "opaque")]
+pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRecord, TokenStore};
 
 /// Keeps what rate limits need to remember, and decides.
 ///

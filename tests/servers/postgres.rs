@@ -80,13 +80,13 @@ impl Postgres {
     pub(crate) fn kill(&self) {
         self.signal("-KILL");
         self.server.lock().unwrap().wait().unwrap();
+        // Nobody else's process is killed in the place of one that is gone.
+        fs::remove_file(self.folder.join("data/postmaster.pid")).unwrap();
     }
 
     /// Serves again after a [`kill`](Self::kill), with what was committed.
     pub(crate) fn restart(&self) {
-        let data = self.folder.join("data");
-        let _ = fs::remove_file(data.join("postmaster.pid"));
-        *self.server.lock().unwrap() = Self::serve(&data, self.port);
+        *self.server.lock().unwrap() = Self::serve(&self.folder.join("data"), self.port);
         self.wait();
     }
 
@@ -95,6 +95,13 @@ impl Postgres {
         let mut psql = program("psql");
         psql.args(["-q", "-d", &self.url("postgres"), "-c", statement]).stdout(Stdio::null());
         assert!(psql.status().unwrap().success(), "{statement}");
+    }
+
+    /// All that is in a database, as text.
+    pub(crate) fn dump(&self, url: &str) -> String {
+        let output = program("pg_dump").args(["--inserts", "-d", url]).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn serve(data: &Path, port: u16) -> Child {
@@ -137,8 +144,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.signal("-KILL");
-        let _ = self.server.lock().unwrap().wait();
+        self.kill();
     }
 }
 
