@@ -68,6 +68,8 @@
 //! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
 //! | `revocation` | | `RevocableVerifier`: tokens revoked before their end, on all nodes at once |
+//! | `redis` | | `RedisRevocations`: revocations in Redis or Valkey |
+//! | `postgres` | | `PostgresRevocations`: revocations in PostgreSQL |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |

@@ -132,6 +132,12 @@ pub(crate) fn revocations_unwatched(error: &dyn Error) {
     warn!(%error, cause = causes(error), "new revocations are seen by polling alone");
 }
 
+/// Other nodes could not be told that a token was replaced.
+#[cfg(feature = "opaque")]
+pub(crate) fn nodes_not_told(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "other nodes were not told of a token that was replaced");
+}
+
 /// When tokens were used could not be written down.
 #[cfg(feature = "opaque")]
 pub(crate) fn last_used_lost(tokens: usize, error: &dyn Error) {

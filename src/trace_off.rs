@@ -65,4 +65,7 @@ pub(crate) fn revocations_too_old() {}
 pub(crate) fn revocations_unwatched(_: &dyn Error) {}
 
 #[cfg(feature = "opaque")]
+pub(crate) fn nodes_not_told(_: &dyn Error) {}
+
+#[cfg(feature = "opaque")]
 pub(crate) fn last_used_lost(_: usize, _: &dyn Error) {}

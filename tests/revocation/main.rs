@@ -9,6 +9,7 @@ mod contract;
 mod ends;
 mod interleaving;
 mod node;
+mod opaque;
 mod outages;
 mod processes;
 mod shared;
