@@ -68,8 +68,10 @@
 //! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
 //! | `revocation` | | `RevocableVerifier`: tokens revoked before their end, on all nodes at once |
+//! | `opaque` | | `OpaqueTokens` and `OpaqueVerifier`: tokens of your own, kept as digests |
+//! | `sqlite` | | `SqliteTokenStore`; needs Rust 1.94 |
+//! | `postgres` | | `PostgresTokenStore`, `PostgresRevocations`; needs Rust 1.94 |
 //! | `redis` | | `RedisRevocations`: revocations in Redis or Valkey |
-//! | `postgres` | | `PostgresRevocations`: revocations in PostgreSQL |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |

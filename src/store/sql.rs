@@ -52,7 +52,8 @@ pub(super) fn checked(record: &TokenRecord) -> Result<&TokenRecord, Error> {
 /// The databases understand the same statements; a generic implementation would take a page of
 /// bounds on what they can encode and decode.
 macro_rules! token_store {
-    ($store:ident over $database:ty, begin with $begin:literal $(then $lock:literal)?) => {
+    ($store:ident over $database:ty, begin with $begin:literal $(then $lock:literal)?
+        $(, touch after $patience:literal)?) => {
         impl $store {
             /// Over this pool, which stays the application's.
             #[must_use]
@@ -139,6 +140,7 @@ macro_rules! token_store {
 
             async fn touch_all(&self, used: &[(String, SystemTime)]) -> Result<(), sqlx::Error> {
                 let mut transaction = self.pool.begin_with($begin).await?;
+                $(sqlx::query($patience).execute(&mut *transaction).await?;)?
                 for (id, at) in used {
                     let later = "UPDATE tower_gate_tokens SET last_used = $2 \
                         WHERE id = $1 AND (last_used IS NULL OR last_used < $2)";

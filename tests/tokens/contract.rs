@@ -172,7 +172,8 @@ async fn of_all_that_replace_one_token_one_does(store: impl TokenStore) {
 async fn what_is_over_or_replaced_is_not_replaced(store: impl TokenStore) {
     let now = at(100);
     // What a token is like, whether it can be replaced, and when it ends then.
-    let cases: [(fn(&mut TokenRecord), bool, u64); 7] = [
+    type Change = fn(&mut TokenRecord);
+    let cases: [(Change, bool, u64); 7] = [
         (|_| {}, true, 3700),
         (|record| record.expires_at = Some(at(9999)), true, 3700),
         (|record| record.expires_at = Some(at(101)), true, 101),

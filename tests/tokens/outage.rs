@@ -3,17 +3,18 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPoolOptions;
+use tower_gate::store::TokenStore;
 use tower_gate::store::postgres::PostgresTokenStore;
 use tower_gate::store::sqlite::SqliteTokenStore;
 use tower_gate::verifier::opaque::{NewToken, TokenError};
 
-use crate::scene::{Scene, fresh_file, sqlite_pool};
+use crate::scene::{SERVER, Scene, at, fresh_file, postgres_pool, sqlite_pool};
 use crate::servers::postgres::Postgres;
 use crate::support::Answer;
 use crate::watched::Watched;
 
 /// Asked each time, and not waited for long.
-fn scene(store: impl tower_gate::store::TokenStore) -> Scene {
+fn scene(store: impl TokenStore) -> Scene {
     Scene::with(store, |builder| {
         builder.with_max_age(Duration::ZERO).with_timeout(Duration::from_millis(500))
     })
@@ -94,6 +95,27 @@ async fn postgres_may_pause_break_and_come_back() {
     recovers(&scene, good).await;
     assert_eq!(scene.status(stranger).await, 401);
     scene.issue("user-2").await;
+}
+
+#[tokio::test]
+async fn a_use_does_not_wait_for_whoever_changes_the_token() {
+    let url = SERVER.fresh_url();
+    let pool = postgres_pool(&url).await;
+    let store = PostgresTokenStore::new(pool.clone());
+    store.migrate().await.unwrap();
+    let scene = Scene::new(store.clone());
+    let records = [scene.issue("a").await.record, scene.issue("b").await.record];
+    let mut revoking = pool.begin().await.unwrap();
+    let lock = "SELECT id FROM tower_gate_tokens WHERE subject = 'b' FOR UPDATE";
+    sqlx::query(lock).execute(&mut *revoking).await.unwrap();
+    // It has locked the first when it meets the second: with the other one, it would wait in a circle.
+    let used = records.map(|record| (record.id, at(5)));
+    assert!(store.touch(&used).await.is_err());
+    let both = "UPDATE tower_gate_tokens SET revoked_at = 0";
+    let revoked = sqlx::query(both).execute(&mut *revoking).await.unwrap();
+    assert_eq!(revoked.rows_affected(), 2);
+    revoking.commit().await.unwrap();
+    store.touch(&used).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -41,8 +41,10 @@ const MIGRATIONS: [&str; 1] = [r#"
 "#];
 
 // Two that make one table at once would meet in the catalogue, so that one of them failed: they
-// queue for a lock of this crate's until the transaction ends.
+// queue for a lock of this crate's until the transaction ends. Whoever revokes many tokens locks them
+// in any order: a batch of uses gives up long before the server would have to end one of the two.
 sql::token_store!(
     PostgresTokenStore over Postgres,
-    begin with "BEGIN" then "SELECT pg_advisory_xact_lock(8390891587459869793)"
+    begin with "BEGIN" then "SELECT pg_advisory_xact_lock(8390891587459869793)",
+    touch after "SET LOCAL lock_timeout = '100ms'"
 );

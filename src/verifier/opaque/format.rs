@@ -112,16 +112,16 @@ fn checksum_of(text: &[u8]) -> [u8; CHECKSUM] {
 fn crc32(text: &[u8]) -> u32 {
     const TABLE: [u32; 256] = {
         let mut table = [0; 256];
-        let mut index = 0;
-        while index < table.len() {
-            let mut crc = index as u32;
+        let mut byte: u32 = 0;
+        while byte < 256 {
+            let mut crc = byte;
             let mut bit = 0;
             while bit < 8 {
                 crc = if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 };
                 bit += 1;
             }
-            table[index] = crc;
-            index += 1;
+            table[byte as usize] = crc;
+            byte += 1;
         }
         table
     };
