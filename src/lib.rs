@@ -97,6 +97,8 @@ mod client_ip;
 mod clock;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
+#[cfg(any(feature = "jwks", feature = "revocation"))]
+mod panics;
 mod prehashed;
 mod principal;
 mod quota;

@@ -1,6 +1,6 @@
 //! Revocations: where they are kept, and the route of those who revoke.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -37,6 +37,8 @@ fn named(flag: &str, url: &str) -> impl FnOnce(Error) -> Error {
 
 #[cfg(feature = "redis")]
 async fn in_redis(url: &str) -> Result<RevocationsBuilder, Error> {
+    use std::time::Duration;
+
     use tower_gate::store::redis::RedisRevocations;
 
     let client = redis::Client::open(url)?;
@@ -52,6 +54,8 @@ async fn in_redis(_: &str) -> Result<RevocationsBuilder, Error> {
 
 #[cfg(feature = "postgres")]
 async fn in_postgres(url: &str) -> Result<RevocationsBuilder, Error> {
+    use std::time::Duration;
+
     use sqlx::postgres::PgPoolOptions;
     use tower_gate::store::postgres::PostgresRevocations;
 

@@ -381,6 +381,86 @@ async fn times_that_cannot_be_kept_are_refused() {
     assert_eq!(outside, InvalidRevocations::NoRuntime);
 }
 
+/// An error of somebody's code in a task that nobody sees must not end it.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_panics_is_one_that_is_down() {
+    struct Panicking(MemoryRevocations, AtomicUsize, AtomicUsize);
+    impl RevocationStore for Panicking {
+        async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+            self.0.revoke(request).await
+        }
+
+        async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {
+            assert!(self.1.fetch_add(1, Ordering::SeqCst) > 2, "a bug in the store");
+            self.0.revoked_since(position).await
+        }
+
+        async fn watch(&self, news: News) -> Result<(), StoreError> {
+            assert!(self.2.fetch_add(1, Ordering::SeqCst) > 2, "a bug in the store");
+            self.0.watch(news).await
+        }
+    }
+    let kept = MemoryRevocations::new();
+    let store = Panicking(kept.clone(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let hour = Duration::from_secs(3600);
+    let builder = Revocations::builder(store).with_poll_interval(hour).with_max_age(hour * 2);
+    let node = Node::of(builder, principals());
+    node.revocations.ready().await.unwrap_err();
+    node.get("base").await.is_outage("nothing is known yet");
+    sleep(Duration::from_secs(5)).await;
+    assert!(node.accepts("base").await);
+    kept.revoke(&request(Revocation::token(ISSUER, "t-1"))).await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert!(!node.accepts("base").await, "the news come, too");
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn lines(&self) -> Vec<String> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        text.lines().map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_logged_when_it_begins_and_when_the_age_is_too_high() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    let _logging = tracing::subscriber::set_default(subscriber.finish());
+    let store = Moody::default();
+    let node = node(&store, WhenStale::Refuse).await;
+    node.revocations.ready().await.unwrap();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(log.lines(), [] as [&str; 0]);
+    store.is(Mood::Down);
+    sleep(Duration::from_secs(5)).await;
+    let lines = log.lines();
+    assert_eq!(lines.len(), 1, "OPAQUE-72: {lines:?}");
+    assert!(lines[0].contains("WARN") && lines[0].contains("connection refused"), "{lines:?}");
+    sleep(Duration::from_secs(3600)).await;
+    let lines = log.lines();
+    assert_eq!(lines.len(), 2, "OPAQUE-72: {lines:?}");
+    assert!(lines[1].contains("ERROR") && lines[1].contains("too old"), "{lines:?}");
+    // The end of the program is no outage.
+    drop(node);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(log.lines().len(), 2);
+}
+
 /// One that stands outside of this verifier is no way around it.
 #[tokio::test(start_paused = true)]
 async fn a_cache_outside_forgets_when_something_is_revoked() {

@@ -6,7 +6,8 @@ use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreEr
 /// Revocations in PostgreSQL 11 or newer.
 ///
 /// The pool is the application's own. Each node keeps one of its connections for news; when it
-/// breaks, another is taken.
+/// breaks, another is taken. Behind a pooler that hands out connections by the transaction there are
+/// no news, and nodes learn when they ask.
 ///
 /// ```no_run
 /// use tower_gate::store::postgres::PostgresRevocations;

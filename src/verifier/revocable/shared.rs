@@ -10,6 +10,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
+use crate::panics::caught;
 use crate::principal::Principal;
 use crate::revocation::Revocation;
 use crate::store::{ErasedRevocationStore, News, RevokeRequest, StoreError};
@@ -82,6 +83,8 @@ struct Loads {
 struct Cursor {
     position: u64,
     full_at: Option<Instant>,
+    /// Whether this outage has been logged as one that refuses requests.
+    said_too_old: bool,
 }
 
 /// What is known of a token that is good by itself.
@@ -112,7 +115,7 @@ impl Shared {
             started: Instant::now(),
             loaded_at: AtomicU64::new(u64::MAX),
             loads: watch::Sender::default(),
-            cursor: Mutex::new(Cursor { position: 0, full_at: None }),
+            cursor: Mutex::new(Cursor { position: 0, full_at: None, said_too_old: false }),
         }
     }
 
@@ -198,13 +201,15 @@ impl Shared {
     }
 
     async fn load(&self, cursor: &mut Cursor) {
-        let was_fresh = self.is_fresh();
         let began = Instant::now();
-        let loaded = self.load_pages(cursor, began).await;
+        // A store that panics once must not leave the node without revocations for good.
+        let loaded = caught(self.load_pages(cursor, began)).await;
+        let loaded = loaded.unwrap_or_else(|| Err(StoreError::new("the store panicked")));
         if loaded.is_ok() {
             let since_start = began.duration_since(self.started).as_nanos();
             let loaded_at = u64::try_from(since_start).unwrap_or(u64::MAX - 1);
             self.loaded_at.store(loaded_at, Ordering::Release);
+            cursor.said_too_old = false;
         } else {
             cursor.position = 0;
         }
@@ -213,7 +218,7 @@ impl Shared {
             if self.failures() == 0 {
                 trace::revocations_not_loaded(&**error);
             }
-            if was_fresh && !self.is_fresh() {
+            if !self.is_fresh() && !std::mem::replace(&mut cursor.said_too_old, true) {
                 trace::revocations_too_old();
             }
         }

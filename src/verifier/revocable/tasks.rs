@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::panics::caught;
 use crate::random::random_word;
+use crate::store::StoreError;
 use crate::trace;
 use crate::verifier::revocable::shared::Shared;
 
@@ -33,7 +35,9 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     let mut wait = SHORTEST_WAIT;
     loop {
         let began = Instant::now();
-        if let Err(error) = shared.store.watch(shared.news.clone()).await
+        let watched = caught(shared.store.watch(shared.news.clone())).await;
+        let watched = watched.unwrap_or_else(|| Err(StoreError::new("the store panicked")));
+        if let Err(error) = watched
             && wait == SHORTEST_WAIT
         {
             trace::revocations_unwatched(&error);
