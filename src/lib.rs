@@ -67,6 +67,9 @@
 //! | `jwks` | | `Jwks`: keys from an issuer's endpoint, found by discovery and kept fresh |
 //! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
+//! | `opaque` | | `OpaqueTokens` and `OpaqueVerifier`: tokens of your own, kept as digests |
+//! | `sqlite` | | `SqliteTokenStore`; needs Rust 1.94 |
+//! | `postgres` | | `PostgresTokenStore`; needs Rust 1.94 |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |

@@ -114,6 +114,12 @@ pub(crate) fn stale_answer(principal: &Principal, error: &dyn Error) {
     warn!(issuer, subject, cause = causes(error), "a token was accepted on an earlier answer");
 }
 
+/// When tokens were used could not be written down.
+#[cfg(feature = "opaque")]
+pub(crate) fn last_used_lost(tokens: usize, error: &dyn Error) {
+    debug!(tokens, %error, cause = causes(error), "last uses of tokens were not written down");
+}
+
 /// All that stands behind an error, the nearest first.
 fn causes(error: &dyn Error) -> Option<String> {
     let causes = std::iter::successors(error.source(), |&cause| cause.source());

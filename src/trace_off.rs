@@ -54,3 +54,6 @@ pub(crate) fn stale_answer(_: &Principal, _: &dyn Error) {}
 
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_too_old() {}
+
+#[cfg(feature = "opaque")]
+pub(crate) fn last_used_lost(_: usize, _: &dyn Error) {}

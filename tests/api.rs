@@ -19,6 +19,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_gate::test_util::TestIssuer;
 
+use crate::servers::postgres::Postgres;
+
+#[path = "servers/mod.rs"]
+#[expect(dead_code, reason = "other tests break their servers")]
+mod servers;
+
 const AUDIENCE: &str = "https://api.example";
 
 /// The program, which `cargo test` alone does not build when it is told to run only this test.
@@ -65,7 +71,7 @@ impl Api {
 
     /// The demo's token of this name.
     fn tokens(&mut self) -> Vec<(String, String)> {
-        let lines = (0..6).map(|_| {
+        let lines = (0..7).map(|_| {
             let mut line = String::new();
             self.stdout.read_line(&mut line).unwrap();
             let mut words = line.split_whitespace();
@@ -76,12 +82,21 @@ impl Api {
     }
 
     async fn ask(&self, method: &str, path: &str, token: &str) -> Answer {
+        self.tell(method, path, token, None).await
+    }
+
+    /// The same with a body.
+    async fn tell(&self, method: &str, path: &str, token: &str, body: Option<Value>) -> Answer {
         let mut request =
             Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let response = self.client.request(request.body(Full::default()).unwrap()).await.unwrap();
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let body = body.map_or_else(Full::default, |body| Full::from(body.to_string()));
+        let response = self.client.request(request.body(body).unwrap()).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
@@ -241,6 +256,128 @@ async fn tokens_that_say_nothing_are_asked_about() {
     assert_eq!(api.outcome("GET", "/api/v1/me", "a.b.c").await, refused, "OPAQUE-5");
 }
 
+/// Issues a token as an admin does: its id, and its text.
+async fn issue(api: &Api, admin: &str, wanted: Value) -> (String, String) {
+    let answer = api.tell("POST", "/admin/tokens", admin, Some(wanted)).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    let text = |name: &str| answer.body[name].as_str().unwrap().to_owned();
+    (text("id"), text("token"))
+}
+
+async fn tokens_live_and_end(flags: &[&str]) {
+    let mut api = Api::start(&[&["--demo"], flags].concat());
+    let tokens = api.tokens();
+    let token = |name: &str| &*tokens.iter().find(|(other, _)| other == name).unwrap().1;
+    let (admin, editor) = (token("admin"), token("editor"));
+    assert_eq!(api.outcome("GET", "/api/v1/reports", token("opaque")).await.0, 200);
+    let wanted = json!({
+        "subject": "ada", "client": "web", "scopes": ["read:reports"], "roles": ["editor"],
+        "expires_in": 600,
+    });
+    let (id, first) = issue(&api, admin, wanted).await;
+    let me = api.ask("GET", "/api/v1/me", &first).await.body;
+    let expected = json!({
+        "issuer": "https://issuer.example", "subject": "ada", "client": "web",
+        "scopes": ["read:reports"], "roles": ["editor"], "token_id": id, "kind": "opaque",
+    });
+    assert_eq!(me, expected, "OPAQUE-14");
+    let path = format!("/admin/tokens/{id}");
+    for (method, path) in [
+        ("POST", "/admin/tokens"),
+        ("GET", "/admin/tokens?subject=ada"),
+        ("POST", &format!("{path}/rotate")),
+        ("DELETE", &path),
+    ] {
+        let refused = (403, "forbidden".to_owned());
+        assert_eq!(api.outcome(method, path, editor).await, refused, "{method} {path}");
+        assert_eq!(api.outcome(method, path, &first).await, refused, "{method} {path}");
+        assert_eq!(api.outcome(method, path, "").await.0, 401, "{method} {path}");
+    }
+
+    let overlap = Some(json!({ "overlap": 600 }));
+    let rotated = api.tell("POST", &format!("{path}/rotate"), admin, overlap).await;
+    assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.body);
+    let (second_id, second) = (rotated.body["id"].as_str(), rotated.body["token"].as_str());
+    let (second_id, second) = (second_id.unwrap(), second.unwrap());
+    for token in [&*first, second] {
+        assert_eq!(api.outcome("GET", "/api/v1/reports", token).await.0, 200);
+    }
+    let again = api.ask("POST", &format!("{path}/rotate"), admin).await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
+
+    let listed = api.ask("GET", "/admin/tokens?subject=ada", admin).await.body;
+    let ids: Vec<_> = listed["tokens"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
+    assert_eq!(ids, [&*id, second_id]);
+    assert_eq!(listed["tokens"][0]["replaced_by"], second_id);
+    let listed = listed.to_string();
+    assert!(!listed.contains(&first[3..20]) && !listed.contains(&second[3..20]), "OPAQUE-12");
+    let page = api.ask("GET", "/admin/tokens?client=web&limit=1", admin).await.body;
+    assert_eq!(page["tokens"].as_array().unwrap().len(), 1);
+    let next = format!("/admin/tokens?client=web&after={}", page["next"].as_str().unwrap());
+    let page = api.ask("GET", &next, admin).await.body;
+    assert_eq!((&page["tokens"][0]["id"], &page["next"]), (&json!(second_id), &Value::Null));
+
+    for status in [204, 204] {
+        let deleted = api.ask("DELETE", &path, admin).await;
+        assert_eq!(deleted.status.as_u16(), status, "{}", deleted.body);
+        let revoked = (401, "token_revoked".to_owned());
+        assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await, revoked, "OPAQUE-70");
+        assert_eq!(api.outcome("GET", "/api/v1/reports", second).await.0, 200);
+    }
+    for (method, path, body, status) in [
+        ("DELETE", "/admin/tokens/unknown", None, 404),
+        ("POST", "/admin/tokens/unknown/rotate", None, 404),
+        ("GET", "/admin/tokens", None, 400),
+        ("GET", "/admin/tokens?subject=a&limit=x", None, 400),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "" })), 400),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "a", "scopes": ["a b"] })), 400),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "a", "expires_in": 0 })), 400),
+        ("POST", "/admin/tokens", Some(json!({ "scopes": [] })), 422),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "a", "scope": "x" })), 422),
+    ] {
+        let answer = api.tell(method, path, admin, body).await;
+        assert_eq!(answer.status.as_u16(), status, "{method} {path}: {}", answer.body);
+        assert!(answer.body["message"].is_string(), "{method} {path}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn the_demo_keeps_its_tokens_in_memory() {
+    tokens_live_and_end(&[]).await;
+}
+
+#[tokio::test]
+async fn tokens_outlive_the_process_in_sqlite() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("api-tokens.db");
+    for ending in ["", "-wal", "-shm", ".pepper"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
+    }
+    let tokens = format!("sqlite:{}", path.display());
+    tokens_live_and_end(&["--tokens", &tokens]).await;
+    let mut first = Api::start(&["--demo", "--tokens", &tokens]);
+    let opaque = first.tokens().pop().unwrap().1;
+    assert_eq!(first.outcome("GET", "/api/v1/reports", &opaque).await.0, 200);
+    assert!(first.terminate());
+    let second = Api::start(&["--tokens", &tokens]);
+    assert_eq!(second.outcome("GET", "/api/v1/reports", &opaque).await.0, 200);
+    use std::os::unix::fs::PermissionsExt;
+    let pepper = std::fs::metadata(format!("{}.pepper", path.display())).unwrap();
+    assert_eq!(pepper.permissions().mode() & 0o777, 0o600, "nobody else reads the pepper");
+}
+
+#[tokio::test]
+async fn tokens_outlive_the_process_in_postgres() {
+    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let (url, pepper) = (server.url("postgres"), file("postgres.pepper", &"p".repeat(32)));
+    let flags = ["--tokens", &url, "--pepper-file", &pepper];
+    tokens_live_and_end(&flags).await;
+    let mut first = Api::start(&[&["--demo"], &flags[..]].concat());
+    let opaque = first.tokens().pop().unwrap().1;
+    assert!(first.terminate());
+    let second = Api::start(&flags);
+    assert_eq!(second.outcome("GET", "/api/v1/reports", &opaque).await.0, 200);
+}
+
 #[tokio::test]
 async fn a_secret_plain_tokens_and_a_leeway() {
     let secret = "0123456789abcdef0123456789abcdef";
@@ -309,6 +446,7 @@ async fn a_stop_lets_requests_end_and_writes_the_trail_down() {
 #[test]
 fn a_wrong_flag_is_explained_in_one_line() {
     let short = file("short", "too short");
+    let pepper = file("pepper", &"x".repeat(32));
     let empty = file("empty.json", "{\"keys\":[]}");
     let named = ["--issuer", "https://i", "--audience", "a"];
     for (flags, said) in [
@@ -323,7 +461,14 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--demo", "--trust-proxy", "10.0.0.1/8"], "is not a network"),
         (&["--demo", "--discover"], "one place"),
         (&["--demo", "--audit", "/nowhere/at/all"], "--audit /nowhere/at/all"),
-        (&["--tokens", "sqlite:x"], "feature sqlite"),
+        (&["--tokens", "mysql://x"], "sqlite:PATH or postgres://"),
+        (&["--tokens", "sqlite:/nowhere/at/all.db", "--pepper-file", &pepper], "--tokens sqlite:"),
+        (&["--tokens", "sqlite:/nowhere/at/all.db"], "--pepper-file /nowhere/at/all.db.pepper"),
+        (&["--tokens", "sqlite:x", "--pepper-file", &short], "at least 32"),
+        (
+            &["--tokens", "postgres://u:s3cret@127.0.0.1:1/x", "--pepper-file", &pepper],
+            "--tokens postgres://…@127.0.0.1:1/x",
+        ),
         (&["--redis", "redis://x"], "feature redis"),
         (&["--introspect", "https://i/x"], "--introspect-client is missing"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
@@ -339,7 +484,7 @@ fn a_wrong_flag_is_explained_in_one_line() {
         assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{flags:?}: {stderr}");
         assert!(stderr.contains(said), "{flags:?}: {stderr}");
-        assert!(stdout.is_empty(), "{flags:?}");
+        assert!(stdout.is_empty() && !stderr.contains("s3cret"), "{flags:?}");
     }
 }
 
@@ -349,8 +494,17 @@ fn help_lists_every_flag() {
     let mut help = String::new();
     child.stdout.take().unwrap().read_to_string(&mut help).unwrap();
     assert!(child.wait().unwrap().success());
-    for flag in ["listen", "issuer", "jwks", "discover", "any-typ", "trust-proxy", "limit", "demo"]
-    {
+    for flag in [
+        "listen",
+        "issuer",
+        "jwks",
+        "discover",
+        "any-typ",
+        "tokens",
+        "trust-proxy",
+        "limit",
+        "demo",
+    ] {
         assert!(help.contains(&format!("--{flag}")), "{flag}");
     }
 }

@@ -21,6 +21,9 @@ pub(crate) const HELP: &str = "\
 --leeway SECONDS         how far clocks may be apart (default 30)
 --introspect URL         RFC 7662 endpoint for tokens that are not JWTs
 --introspect-client ID:SECRET
+--tokens URL             opaque tokens in sqlite:PATH or postgres://…
+--pepper-file FILE       the secret of their digests, made where there is none
+                         (default PATH.pepper, or api.pepper for PostgreSQL)
 --audit FILE             audit events, one JSON object a line
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
 --limit TIER=N/SECONDS[:BURST]   default, partner, internal or address
@@ -28,7 +31,7 @@ pub(crate) const HELP: &str = "\
 ";
 
 /// Flags for what this crate cannot do yet, and the feature that will.
-const LATER: [(&str, &str); 2] = [("tokens", "sqlite or postgres"), ("redis", "redis")];
+const LATER: [(&str, &str); 1] = [("redis", "redis")];
 
 pub(crate) struct Flags {
     pub(crate) listen: SocketAddr,
@@ -39,6 +42,8 @@ pub(crate) struct Flags {
     pub(crate) leeway: Duration,
     pub(crate) introspect: Option<String>,
     pub(crate) introspect_client: Option<(String, String)>,
+    pub(crate) tokens: Option<String>,
+    pub(crate) pepper_file: Option<PathBuf>,
     pub(crate) audit: Option<PathBuf>,
     pub(crate) proxies: Vec<Network>,
     pub(crate) limits: Limits,
@@ -73,6 +78,8 @@ impl Flags {
             leeway: Duration::from_secs(30),
             introspect: None,
             introspect_client: None,
+            tokens: None,
+            pepper_file: None,
             audit: None,
             proxies: Vec::new(),
             limits: Limits {
@@ -104,6 +111,8 @@ impl Flags {
                         client.split_once(':').ok_or("--introspect-client wants ID:SECRET")?;
                     flags.introspect_client = Some((id.to_owned(), secret.to_owned()));
                 }
+                Long("tokens") => flags.tokens = Some(text(&mut parser)?),
+                Long("pepper-file") => flags.pepper_file = Some(parser.value()?.into()),
                 Long("audit") => flags.audit = Some(parser.value()?.into()),
                 Long("trust-proxy") => flags.proxies.push(value(&mut parser, "trust-proxy")?),
                 Long("limit") => flags.limits.set(&text(&mut parser)?)?,

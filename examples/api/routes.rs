@@ -22,10 +22,12 @@ use tower_gate::{
 use crate::Error;
 use crate::demo::{AUDIENCE, ISSUER};
 use crate::flags::{Flags, Keys};
+use crate::tokens::Tokens;
 
 pub(crate) fn router(
     flags: &Flags,
     verifier: impl TokenVerifier,
+    tokens: Option<Tokens>,
     sink: Arc<dyn AuditSink>,
 ) -> Result<Router, Error> {
     let metadata = metadata(flags)?;
@@ -39,9 +41,14 @@ pub(crate) fn router(
         .with_tier("internal", Requirement::role("internal"), flags.limits.internal)
         .with_tier("partner", Requirement::role("partner"), flags.limits.partner);
     let layers = ServiceBuilder::new().layer(by_address).layer(authenticate).layer(by_principal);
+    let admins = RequireScopeLayer::new(Requirement::role("admin"));
+    let protected = match tokens {
+        Some(tokens) => protected().merge(tokens.routes().route_layer(admins)),
+        None => protected(),
+    };
     let well_known = metadata.path().to_owned();
     Ok(Router::new()
-        .merge(protected().route_layer(layers))
+        .merge(protected.route_layer(layers))
         .route("/health", get(async || "ok\n"))
         .route(&well_known, get(async move || metadata.response().map(Body::from)))
         .layer(audit))

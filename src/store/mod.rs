@@ -1,9 +1,18 @@
 //! Where state lives that outlasts a request.
 //!
 //! [`MemoryStore`](memory::MemoryStore) keeps the state of rate limits in the process;
-//! [`RateLimitStore`] is the port for anything else.
+//! [`RateLimitStore`] is the port for anything else. With the feature `opaque`, `TokenStore` is the port
+//! for the records of opaque tokens: in memory, in SQLite or in PostgreSQL.
 
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+#[cfg(feature = "opaque")]
+mod token;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -13,6 +22,11 @@ use std::time::Duration;
 
 use crate::quota::{Decision, PartitionKey, Quota};
 use crate::rejection::{Rejection, RejectionKind};
+
+#[cfg(feature = "opaque")]
+pub(crate) use self::token::{ErasedTokenStore, whole_millis};
+#[cfg(feature = "opaque")]
+pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRecord, TokenStore};
 
 /// Keeps what rate limits need to remember, and decides.
 ///

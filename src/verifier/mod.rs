@@ -2,7 +2,8 @@
 //!
 //! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, with keys that are given or, with the
 //! feature `jwks`, fetched; with the feature `introspection`, `IntrospectionVerifier` asks an issuer
-//! about tokens that say nothing themselves; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
+//! about tokens that say nothing themselves; with the feature `opaque`, `OpaqueTokens` issues such tokens
+//! and its `OpaqueVerifier` accepts them; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
 //! for everything else. [`RoutedVerifier`] chooses between several, [`CachedVerifier`] remembers
 //! what was accepted, and [`TokenVerifier::load`] attaches the application's user.
 
@@ -15,6 +16,8 @@ pub mod jwks;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub mod jwt;
 mod loaded;
+#[cfg(feature = "opaque")]
+pub mod opaque;
 mod routed;
 
 use std::error::Error as StdError;
