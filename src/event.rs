@@ -30,7 +30,7 @@ const MAX_METHOD: usize = 32;
 /// | `outcome`, `reason` | [`Outcome`]; why, for a refusal: `wrong_audience`, `missing_token` … |
 /// | `anonymous` | whether the caller was let in without a token, where that is allowed |
 /// | `issuer`, `subject`, `client`, `scopes`, `roles` | the principal, only ever a verified one |
-/// | `token_kind`, `token_id` | which token, by its public name |
+/// | `token_kind`, `token_id`, `key_id` | which token, by its public name, and which key signed it |
 /// | `stale` | `true` where [`Principal::is_stale`] is, and absent otherwise |
 /// | `address` | the client's address |
 /// | `method`, `path`, `user_agent` | the request; the path without its query |
@@ -246,6 +246,7 @@ struct Who<'a> {
     roles: Vec<&'a str>,
     token_kind: Option<&'static str>,
     token_id: Option<&'a str>,
+    key_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stale: Option<bool>,
 }
@@ -260,6 +261,7 @@ fn who<S: Serializer>(principal: &Option<Principal>, serializer: S) -> Result<S:
         roles: principal.roles().collect(),
         token_kind: Some(principal.token_kind().as_str()),
         token_id: principal.token_id(),
+        key_id: principal.key_id(),
         stale: principal.is_stale().then_some(true),
     });
     who.serialize(serializer)

@@ -68,8 +68,10 @@
 //! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
 //! | `opaque` | | `OpaqueTokens` and `OpaqueVerifier`: tokens of your own, kept as digests |
-//! | `sqlite` | | `SqliteTokenStore`; needs Rust 1.94 |
-//! | `postgres` | | `PostgresTokenStore`; needs Rust 1.94 |
+//! | `revocation` | | `RevocableVerifier`: tokens revoked before their end, on all nodes at once |
+//! | `sqlite` | | opaque tokens in SQLite; needs Rust 1.94 |
+//! | `postgres` | | opaque tokens and revocations in PostgreSQL; needs Rust 1.94 |
+//! | `redis` | | revocations in Redis or Valkey |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |
@@ -100,6 +102,8 @@ mod principal;
 mod quota;
 mod random;
 mod requirement;
+#[cfg(feature = "revocation")]
+mod revocation;
 mod scope;
 mod token;
 
@@ -135,6 +139,8 @@ pub use self::event::{AuditEvent, Outcome};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
 pub use self::quota::{Decision, InvalidQuota, PartitionKey, Quota, Usage};
 pub use self::requirement::Requirement;
+#[cfg(feature = "revocation")]
+pub use self::revocation::Revocation;
 pub use self::scope::{InvalidScope, Scope, ScopeSet};
 pub use self::token::{BearerToken, MalformedCredentials};
 

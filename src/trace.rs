@@ -114,6 +114,30 @@ pub(crate) fn stale_answer(principal: &Principal, error: &dyn Error) {
     warn!(issuer, subject, cause = causes(error), "a token was accepted on an earlier answer");
 }
 
+/// What is revoked cannot be brought up to date.
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_not_loaded(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "revocations were not loaded");
+}
+
+/// It is too long ago that all revocations were known.
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_too_old() {
+    error!("revocations are too old to be relied on");
+}
+
+/// The store of revocations does not say what is new.
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_unwatched(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "new revocations are seen by polling alone");
+}
+
+/// Other nodes could not be told that a token was replaced.
+#[cfg(feature = "opaque")]
+pub(crate) fn nodes_not_told(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "other nodes were not told of a token that was replaced");
+}
+
 /// When tokens were used could not be written down.
 #[cfg(feature = "opaque")]
 pub(crate) fn last_used_lost(tokens: usize, error: &dyn Error) {

@@ -55,5 +55,17 @@ pub(crate) fn stale_answer(_: &Principal, _: &dyn Error) {}
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_too_old() {}
 
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_not_loaded(_: &dyn Error) {}
+
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_too_old() {}
+
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_unwatched(_: &dyn Error) {}
+
+#[cfg(feature = "opaque")]
+pub(crate) fn nodes_not_told(_: &dyn Error) {}
+
 #[cfg(feature = "opaque")]
 pub(crate) fn last_used_lost(_: usize, _: &dyn Error) {}

@@ -16,6 +16,7 @@ const RANKS: [&[&str]; 5] = [
         "quota",
         "random",
         "requirement",
+        "revocation",
         "scope",
         "token",
     ],

@@ -1,12 +1,17 @@
 //! Where state lives that outlasts a request.
 //!
 //! [`MemoryStore`](memory::MemoryStore) keeps the state of rate limits in the process;
-//! [`RateLimitStore`] is the port for anything else. With the feature `opaque`, `TokenStore` is the port
-//! for the records of opaque tokens: in memory, in SQLite or in PostgreSQL.
+//! [`RateLimitStore`] is the port for anything else. With the feature `opaque`, `TokenStore` is the
+//! port for the records of opaque tokens: in memory, in SQLite or in PostgreSQL. With the feature
+//! `revocation`, `RevocationStore` is the port for revocations, which nodes share.
 
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "revocation")]
+mod revocation;
 #[cfg(any(feature = "postgres", feature = "sqlite"))]
 mod sql;
 #[cfg(feature = "sqlite")]
@@ -23,6 +28,11 @@ use std::time::Duration;
 use crate::quota::{Decision, PartitionKey, Quota};
 use crate::rejection::{Rejection, RejectionKind};
 
+#[cfg(feature = "revocation")]
+pub use self::revocation::{News, RevocationPage, RevocationStore, RevokeRequest};
+
+#[cfg(feature = "revocation")]
+pub(crate) use self::revocation::ErasedRevocationStore;
 #[cfg(feature = "opaque")]
 pub(crate) use self::token::{ErasedTokenStore, whole_millis};
 #[cfg(feature = "opaque")]

@@ -2,10 +2,12 @@
 //!
 //! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, with keys that are given or, with the
 //! feature `jwks`, fetched; with the feature `introspection`, `IntrospectionVerifier` asks an issuer
-//! about tokens that say nothing themselves; with the feature `opaque`, `OpaqueTokens` issues such tokens
-//! and its `OpaqueVerifier` accepts them; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
-//! for everything else. [`RoutedVerifier`] chooses between several, [`CachedVerifier`] remembers
-//! what was accepted, and [`TokenVerifier::load`] attaches the application's user.
+//! about tokens that say nothing themselves; with the feature `opaque`, `OpaqueTokens` issues such
+//! tokens and its `OpaqueVerifier` accepts them; [`FixedVerifier`] knows a few fixed ones;
+//! [`TokenVerifier`] is the port for everything else. [`RoutedVerifier`] chooses between several,
+//! [`CachedVerifier`] remembers what was accepted, and [`TokenVerifier::load`] attaches the
+//! application's user. With the feature `revocation`, `RevocableVerifier` around all of them refuses
+//! what was revoked.
 
 mod cached;
 mod fixed;
@@ -18,6 +20,8 @@ pub mod jwt;
 mod loaded;
 #[cfg(feature = "opaque")]
 pub mod opaque;
+#[cfg(feature = "revocation")]
+pub mod revocable;
 mod routed;
 
 use std::error::Error as StdError;

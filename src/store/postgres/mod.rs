@@ -1,4 +1,4 @@
-//! Tokens in PostgreSQL: for as many nodes as there are.
+//! Tokens and revocations in PostgreSQL: for as many nodes as there are.
 //!
 //! ```no_run
 //! use std::time::Duration;
@@ -19,6 +19,8 @@
 //! The tables are in the first schema of the connections' `search_path`. A role that may only read
 //! and write them leaves [`migrate`](PostgresTokenStore::migrate) to one that may make them.
 
+mod revocation;
 mod token;
 
+pub use self::revocation::PostgresRevocations;
 pub use self::token::PostgresTokenStore;

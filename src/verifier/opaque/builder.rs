@@ -11,6 +11,7 @@ use crate::verifier::opaque::format::{Format, InvalidPrefix};
 use crate::verifier::opaque::lookup::{Lookup, OpaqueVerifier};
 use crate::verifier::opaque::used::LastUsed;
 use crate::verifier::opaque::{OpaqueTokens, Peppers};
+use crate::verifier::revocable::Revocations;
 
 /// The parts of [`OpaqueTokens`].
 #[must_use = "a builder does nothing until `build`"]
@@ -23,6 +24,7 @@ pub struct OpaqueTokensBuilder {
     max_tokens: usize,
     timeout: Duration,
     clock: Arc<dyn Clock>,
+    revocations: Option<Revocations>,
 }
 
 /// The longest time that a request waits for the store.
@@ -54,6 +56,7 @@ impl OpaqueTokensBuilder {
             max_tokens: 10_000,
             timeout: Duration::from_secs(2),
             clock: Arc::new(SystemClock),
+            revocations: None,
         }
     }
 
@@ -92,6 +95,14 @@ impl OpaqueTokensBuilder {
         self
     }
 
+    /// Also tells other nodes at once what is revoked or replaced here. Each has a
+    /// [`RevocableVerifier`](crate::verifier::revocable::RevocableVerifier) with these revocations
+    /// around the verifier of these tokens. What is disabled may be enabled again, and is not told.
+    pub fn with_revocations(mut self, revocations: &Revocations) -> Self {
+        self.revocations = Some(revocations.clone());
+        self
+    }
+
     /// The tokens.
     ///
     /// # Errors
@@ -125,6 +136,7 @@ impl OpaqueTokensBuilder {
             clock: self.clock,
             used,
             verifier: OpaqueVerifier::new(cached),
+            revocations: self.revocations,
         })
     }
 }

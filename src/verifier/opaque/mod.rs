@@ -71,7 +71,9 @@
 //! A good token is remembered for 10 seconds
 //! ([`with_max_age`](OpaqueTokensBuilder::with_max_age)), never beyond its end. What is revoked,
 //! disabled or replaced on this node is forgotten before that call returns; another node accepts it
-//! until it has to ask again. The store has 2 seconds to answer
+//! until it has to ask again, or learns of it from
+//! [`Revocations`](crate::verifier::revocable::Revocations) that both have
+//! ([`with_revocations`](OpaqueTokensBuilder::with_revocations)). The store has 2 seconds to answer
 //! ([`with_timeout`](OpaqueTokensBuilder::with_timeout)); an outage is never remembered.
 //!
 //! `last_used` is written behind: it is gathered for five seconds by a task that ends when nothing
@@ -94,6 +96,7 @@ mod builder;
 mod format;
 mod lookup;
 mod new_token;
+mod nodes;
 mod pepper;
 mod tokens;
 mod used;

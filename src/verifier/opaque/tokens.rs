@@ -9,6 +9,7 @@ use crate::principal::Principal;
 use crate::store::{
     ErasedTokenStore, Replacement, StoreError, TokenFilter, TokenQuery, TokenRecord, TokenStore,
 };
+use crate::trace;
 use crate::verifier::VerifiedTokens;
 use crate::verifier::opaque::builder::OpaqueTokensBuilder;
 use crate::verifier::opaque::format::{self, Format, FreshToken};
@@ -16,6 +17,7 @@ use crate::verifier::opaque::lookup::OpaqueVerifier;
 use crate::verifier::opaque::new_token::NewToken;
 use crate::verifier::opaque::pepper::Peppers;
 use crate::verifier::opaque::used::LastUsed;
+use crate::verifier::revocable::Revocations;
 
 /// The life of opaque tokens, from the issue to the end; see the
 /// [module](crate::verifier::opaque). Clones are the same tokens.
@@ -28,6 +30,8 @@ pub struct OpaqueTokens {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) used: LastUsed,
     pub(super) verifier: OpaqueVerifier,
+    /// How other nodes are told, where they are.
+    pub(super) revocations: Option<Revocations>,
 }
 
 /// A token that was just issued: its record, and its text, which is nowhere else.
@@ -141,7 +145,8 @@ impl OpaqueTokens {
 
     /// Issues a token in the place of another one, for the same holder, with the same rights and as
     /// much time. The old one is good for the overlap, but not beyond its end; without an overlap it
-    /// is revoked. A token has one successor.
+    /// is revoked, and other nodes that cannot be told accept it until they ask the store again. A
+    /// token has one successor.
     ///
     /// # Errors
     ///
@@ -159,17 +164,22 @@ impl OpaqueTokens {
         let replacement = Replacement { id: old.id, until, now, successor };
         let forget = self.forget(TokenFilter::Id(replacement.id.clone()));
         let replaced = self.store.replace(&replacement).await?;
+        let which = forget.which.clone();
         drop(forget);
         if replaced {
+            if let Err(error) = self.tell_nodes(which, now).await {
+                // The successor is nowhere else, and must not be lost.
+                trace::nodes_not_told(&error);
+            }
             return Ok(issued);
         }
         let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
         Err(why_not(&old, now).unwrap_or(TokenError::Ended))
     }
 
-    /// Ends a token. Once this returns, the [verifier](Self::verifier) accepts it no more; those of
-    /// other nodes do until they have to [ask the store
-    /// again](OpaqueTokensBuilder::with_max_age). Says whether
+    /// Ends a token. Once this returns, this node accepts no request with it; other nodes do so
+    /// until they have to [ask the store again](OpaqueTokensBuilder::with_max_age), or are
+    /// [told](OpaqueTokensBuilder::with_revocations). Says whether
     /// there was one that was not revoked yet.
     ///
     /// # Errors
@@ -189,8 +199,10 @@ impl OpaqueTokens {
     ///
     /// When the store cannot answer.
     pub async fn revoke_all(&self, which: TokenFilter) -> Result<u64, StoreError> {
-        let forget = self.forget(which);
-        self.store.revoke(&forget.which, self.clock.now()).await
+        let (forget, now) = (self.forget(which), self.clock.now());
+        let revoked = self.store.revoke(&forget.which, now).await?;
+        self.tell_nodes(forget.which.clone(), now).await?;
+        Ok(revoked)
     }
 
     /// Makes a token unusable, which reads as revoked, until it is [enabled](Self::enable) again.
