@@ -67,11 +67,11 @@
 //! | `jwks` | | `Jwks`: keys from an issuer's endpoint, found by discovery and kept fresh |
 //! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
-//! | `opaque` | | `OpaqueTokens` and `OpaqueVerifier`: tokens of your own, kept as digests |
 //! | `revocation` | | `RevocableVerifier`: tokens revoked before their end, on all nodes at once |
-//! | `sqlite` | | opaque tokens in SQLite; needs Rust 1.94 |
-//! | `postgres` | | opaque tokens and revocations in PostgreSQL; needs Rust 1.94 |
-//! | `redis` | | revocations in Redis or Valkey |
+//! | `opaque` | | `OpaqueTokens` and `OpaqueVerifier`: tokens of your own, kept as digests |
+//! | `sqlite` | | `SqliteTokenStore`; needs Rust 1.94 |
+//! | `postgres` | | `PostgresTokenStore`, `PostgresRevocations`; needs Rust 1.94 |
+//! | `redis` | | `RedisRevocations`: revocations in Redis or Valkey |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |

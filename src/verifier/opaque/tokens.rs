@@ -177,10 +177,11 @@ impl OpaqueTokens {
         Err(why_not(&old, now).unwrap_or(TokenError::Ended))
     }
 
-    /// Ends a token. Once this returns, this node accepts no request with it; other nodes do so
-    /// until they have to [ask the store again](OpaqueTokensBuilder::with_max_age), or are
-    /// [told](OpaqueTokensBuilder::with_revocations). Says whether
-    /// there was one that was not revoked yet.
+    /// Ends a token. Once this returns, the [verifier](Self::verifier) accepts it no more; those of
+    /// other nodes do until they have to [ask the store
+    /// again](OpaqueTokensBuilder::with_max_age), or are
+    /// [told](OpaqueTokensBuilder::with_revocations). Says whether there was one that was not
+    /// revoked yet.
     ///
     /// # Errors
     ///
