@@ -126,7 +126,9 @@ pub mod metadata;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use self::client_ip::{ClientAddr, ClientIp, InvalidNetwork, Network, PeerAddr};
+pub use self::client_ip::{
+    ClientAddr, ClientIp, ForwardedOrigin, InvalidNetwork, Network, PeerAddr,
+};
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
