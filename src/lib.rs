@@ -43,6 +43,7 @@
 //! | layer | asks | refuses with |
 //! |---|---|---|
 //! | [`AuditLayer`] | – (writes down every request) | – |
+//! | [`FailureLimitLayer`] | how often in vain? | 429 |
 //! | [`AuthenticateLayer`] | who is calling? | 401, 400, 503 |
 //! | [`RateLimitLayer`] | how often? | 429, 503 |
 //! | [`RequireScopeLayer`] | may the caller? | 403, 401 |
@@ -98,9 +99,11 @@ mod quota;
 mod random;
 mod requirement;
 mod scope;
+mod sharded;
 mod token;
 
 // Outcomes.
+mod attempt;
 mod event;
 pub mod rejection;
 #[cfg_attr(not(feature = "tracing"), path = "trace_off.rs")]
@@ -116,6 +119,7 @@ pub mod verifier;
 // Layers, in the order in which a request meets them.
 pub mod audit;
 pub mod authenticate;
+pub mod failure_limit;
 pub mod rate_limit;
 pub mod require_scope;
 
@@ -140,6 +144,7 @@ pub use self::token::{BearerToken, MalformedCredentials};
 // The paved path through the rooms.
 pub use self::audit::AuditLayer;
 pub use self::authenticate::AuthenticateLayer;
+pub use self::failure_limit::FailureLimitLayer;
 pub use self::rate_limit::RateLimitLayer;
 pub use self::rejection::{
     Challenge, InvalidChallenge, Rejection, RejectionKind, RequestHead, Responder,

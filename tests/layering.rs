@@ -17,11 +17,12 @@ const RANKS: [&[&str]; 5] = [
         "random",
         "requirement",
         "scope",
+        "sharded",
         "token",
     ],
-    &["event", "rejection", "trace"],
+    &["attempt", "event", "rejection", "trace"],
     &["fetch", "sink", "store", "verifier"],
-    &["audit", "authenticate", "rate_limit", "require_scope"],
+    &["audit", "authenticate", "failure_limit", "rate_limit", "require_scope"],
     &["extract", "metadata", "test_util"],
 ];
 const PORTS: usize = 2;

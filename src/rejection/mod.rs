@@ -63,6 +63,20 @@ pub(crate) use self::grpc::status_of as grpc_status;
 pub(crate) use self::headers::whole_seconds;
 pub(crate) use self::responder::RefusalStyle;
 
+/// The reason of a refusal of an address, whatever it sends.
+const BANNED: &str = "banned";
+
+/// The reasons of refusals of authentic tokens.
+const AUTHENTIC: [&str; 7] = [
+    "expired",
+    "invalid_claims",
+    "missing_claim",
+    "not_active",
+    "revoked",
+    "sender_constrained",
+    "wrong_audience",
+];
+
 /// Why a request was refused, and everything the client is told about it.
 ///
 /// A handler that finds out for itself that a caller may not do something answers with one: with
@@ -202,6 +216,19 @@ impl Rejection {
 
     pub(crate) fn limited(policy: Arc<str>, retry_after: Option<Duration>) -> Self {
         Self { policy: Some(policy), retry_after, ..Self::new(RejectionKind::RateLimited) }
+    }
+
+    /// An address has failed too often.
+    pub(crate) fn banned(policy: Arc<str>, wait: Duration) -> Self {
+        let message = "too many bad tokens from this address; wait as long as the answer says";
+        let rejection = Self::limited(policy, Some(wait)).with_reason(BANNED);
+        Self { message: Some(message), ..rejection }
+    }
+
+    /// Whether the token may have been a guess: it was not good, and not known to be authentic.
+    pub(crate) fn is_guess(&self) -> bool {
+        // The reason tells, because an API may call every token invalid.
+        self.kind == RejectionKind::InvalidToken && !AUTHENTIC.contains(&self.reason)
     }
 
     pub(crate) fn unmet(lack: Unmet) -> Self {
