@@ -130,7 +130,7 @@ pub use self::client_ip::{ClientAddr, ClientIp, InvalidNetwork, Network, PeerAdd
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
-pub use self::quota::{Decision, InvalidQuota, PartitionKey, Quota, Usage};
+pub use self::quota::{Decision, Decisions, InvalidQuota, PartitionKey, Quota, Usage};
 pub use self::requirement::Requirement;
 pub use self::scope::{InvalidScope, Scope, ScopeSet};
 pub use self::token::{BearerToken, MalformedCredentials};

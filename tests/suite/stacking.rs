@@ -25,10 +25,10 @@ use tower_gate::authenticate::{Authenticate, AuthenticateFuture};
 use tower_gate::rate_limit::{RateLimit, RateLimitFuture};
 use tower_gate::require_scope::{RequireScope, RequireScopeFuture};
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
+use tower_gate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 use tower_gate::verifier::{VerifyError, VerifyRequest};
 use tower_gate::{
-    AuditLayer, AuthenticateLayer, Decision, FixedVerifier, Outcome, Principal, Quota,
+    AuditLayer, AuthenticateLayer, Decisions, FixedVerifier, Outcome, Principal, Quota,
     RateLimitLayer, Rejection, RejectionKind, RequireScopeLayer, TokenVerifier,
 };
 
@@ -81,13 +81,17 @@ impl TokenVerifier for Answering<FixedVerifier> {
 }
 
 impl RateLimitStore for Answering<MemoryStore> {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         self.0.try_take(request).filter(|_| self.1 == When::AtOnce)
     }
 
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         tokio::task::yield_now().await;
         self.0.take(request).await
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.0.settle(settlement);
     }
 }
 
