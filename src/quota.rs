@@ -1,19 +1,16 @@
-//! How often: quotas, whose they are, and the arithmetic that decides.
+//! How often: quotas, and the arithmetic that decides.
 //!
 //! The algorithm is GCRA, the generic cell rate algorithm: a token bucket that keeps one number for
 //! each key, the theoretical arrival time (TAT) at which the bucket would be full again. It has no
 //! windows, so there is no edge at which a caller gets two of them.
 
-use std::hash::{Hash, Hasher};
 use std::ops::Deref;
-use std::sync::LazyLock;
 use std::time::Duration;
 
-use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::random::random_word;
+use crate::partition::PartitionKey;
 
 /// So many units in a period, and how many of them at once.
 ///
@@ -388,77 +385,6 @@ impl From<Decision> for Decisions {
 impl FromIterator<Decision> for Decisions {
     fn from_iter<I: IntoIterator<Item = Decision>>(decisions: I) -> Self {
         Self(decisions.into_iter().collect())
-    }
-}
-
-/// Whose quota: 128 bits of a keyed hash.
-///
-/// A store sees no names, and nobody outside can make two callers collide. The hash is keyed at
-/// random by each process; nodes that share a store are given one secret, see
-/// [`with_partition_secret`](crate::RateLimitLayer::with_partition_secret).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PartitionKey([u64; 2]);
-
-impl PartitionKey {
-    /// This process's key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two
-    /// keys.
-    #[must_use]
-    pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        PartitionHasher::default().key(parts)
-    }
-
-    /// The key as a number, for stores that have no better type.
-    #[must_use]
-    pub fn to_u128(self) -> u128 {
-        u128::from(self.0[0]) << 64 | u128::from(self.0[1])
-    }
-
-    /// Bits to choose a shard by, which are not those that a map hashes by.
-    pub(crate) fn shard_bits(self) -> u8 {
-        self.0[1].to_le_bytes()[0]
-    }
-}
-
-/// One half is hash enough for a map.
-impl Hash for PartitionKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[0]);
-    }
-}
-
-/// Makes partition keys under a secret.
-#[derive(Clone)]
-pub(crate) struct PartitionHasher(SipHasher13);
-
-impl PartitionHasher {
-    pub(crate) fn new(secret: &[u8; 16]) -> Self {
-        Self(SipHasher13::new_with_key(secret))
-    }
-
-    /// Begins every key with these parts.
-    pub(crate) fn with<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> Self {
-        let mut hasher = self.0;
-        for part in parts {
-            let part = part.as_ref();
-            // In one order of bytes, because nodes of several kinds may share a store.
-            hasher.write(&(part.len() as u64).to_le_bytes());
-            hasher.write(part);
-        }
-        Self(hasher)
-    }
-
-    pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
-        let hash = self.with(parts).0.finish128();
-        PartitionKey([hash.h1, hash.h2])
-    }
-}
-
-/// Under the secret of this process.
-impl Default for PartitionHasher {
-    fn default() -> Self {
-        static OF_THIS_PROCESS: LazyLock<SipHasher13> =
-            LazyLock::new(|| SipHasher13::new_with_keys(random_word(), random_word()));
-        Self(*OF_THIS_PROCESS)
     }
 }
 

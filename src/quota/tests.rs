@@ -119,27 +119,6 @@ fn a_quota_that_is_too_fast_says_so() {
 }
 
 #[test]
-fn keys_of_different_parts_differ() {
-    let key = |parts: &[&str]| PartitionKey::new(parts);
-    assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
-    for other in [&["a", "c"][..], &["ab"], &["a", "b", ""], &["", "ab"], &["b", "a"]] {
-        assert_ne!(key(&["a", "b"]), key(other), "{other:?}");
-    }
-}
-
-#[test]
-fn the_key_under_a_secret_is_the_same_on_every_node_and_release() {
-    let key = |secret: &[u8; 16]| PartitionHasher::new(secret).key(["a", "b"]);
-    assert_eq!(
-        key(b"0123456789abcdef").to_u128(),
-        270_061_198_547_494_134_083_740_139_581_912_105_932,
-        "stores keep these keys"
-    );
-    assert_ne!(key(b"0123456789abcdef"), key(b"0123456789abcdeg"), "the last byte counts");
-    assert_ne!(key(b"0123456789abcdef"), PartitionKey::new(["a", "b"]), "RL-68");
-}
-
-#[test]
 fn a_settlement_gives_back_or_takes_within_bounds() {
     // The quota has 5 units of 100 each. TAT, time and units; the TAT that is kept.
     let quota = Key::new(100, 5).quota;

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::quota::{Decisions, INLINE, PartitionKey, Quota};
+use crate::partition::PartitionKey;
+use crate::quota::{Decisions, INLINE, Quota};
 use crate::rejection::{Rejection, RejectionKind};
 
 pub use crate::quota::Take;

@@ -333,10 +333,10 @@ fn miswired() -> Vec<(&'static str, Router, &'static str)> {
     let scope = || RequireScopeLayer::scope("read");
     let by_hand = Principal::builder("https://issuer.example", "root").scopes("read").build();
     let needs_scope = "RequireScopeLayer needs an AuthenticateLayer outside of it";
-    let needs_principal = "RateLimitLayer needs an AuthenticateLayer outside of it; \
-                           or use RateLimitLayer::by_address";
-    let needs_address = "RateLimitLayer cannot see the peer's address: insert PeerAddr into \
-                         requests, or say where it is with ClientIp";
+    let needs_principal = "the limit needs an AuthenticateLayer outside of it; or count by \
+                           address, without tiers";
+    let needs_address = "the limit cannot see the peer's address: insert PeerAddr into requests, or \
+                          say where it is with ClientIp";
     let by_address = RateLimitLayer::by_address(MemoryStore::new(), Quota::per_hour(9));
     vec![
         ("no AuthenticateLayer", handler().layer(scope()), needs_scope),

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use crate::partition::PartitionKey;
 use crate::prehashed::BuildPrehashed;
-use crate::quota::{Decision, Decisions, PartitionKey};
+use crate::quota::{Decision, Decisions};
 use crate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 
 /// Rate limits in memory: exact on one node, within a fixed number of keys.
