@@ -93,6 +93,7 @@ mod client_ip;
 mod clock;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
+mod partition;
 mod prehashed;
 mod principal;
 mod quota;
@@ -135,8 +136,9 @@ pub use self::client_ip::{
 };
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
+pub use self::partition::{Partition, PartitionKey, PartitionValue};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
-pub use self::quota::{Decision, InvalidQuota, PartitionKey, Quota, Usage};
+pub use self::quota::{Decision, Decisions, InvalidQuota, Quota, Usage};
 pub use self::requirement::Requirement;
 pub use self::scope::{InvalidScope, Scope, ScopeSet};
 pub use self::token::{BearerToken, MalformedCredentials};

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::partition::PartitionKey;
 use crate::prehashed::BuildPrehashed;
-use crate::quota::PartitionKey;
 
 /// Maps, so many that tasks on different keys seldom meet in one.
 pub(crate) struct Sharded<V>(Box<[Shard<V>]>);

@@ -151,6 +151,8 @@ impl Drop for Pending {
 
 fn outcome_of(rejection: &Rejection) -> Outcome {
     match rejection.kind() {
+        // A limit has decided.
+        RejectionKind::Unavailable if rejection.policy().is_some() => Outcome::Refused,
         RejectionKind::Unavailable | RejectionKind::LayerMissing => Outcome::Error,
         _ => Outcome::Refused,
     }

@@ -5,7 +5,7 @@ mod network;
 mod origin;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, HeaderName};
@@ -268,14 +268,6 @@ impl fmt::Debug for ClientIp {
             .field("trust", &proxies.map(|proxies| &proxies.trust))
             .field("header", &proxies.map(|proxies| &proxies.header))
             .finish_non_exhaustive()
-    }
-}
-
-/// The part of an address that one host answers for: all of IPv4, a /64 of IPv6 (CLIENTIP-40).
-pub(crate) fn host_part(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

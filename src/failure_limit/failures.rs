@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::quota::{Decision, PartitionKey, Quota};
+use crate::partition::PartitionKey;
+use crate::quota::{Decision, Quota};
 use crate::sharded::{Keys, Sharded};
 
 /// How addresses stand that have failed, or have an attempt under way.

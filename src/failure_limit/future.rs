@@ -12,7 +12,7 @@ use tower_service::Service;
 use crate::failure_limit::failures::Start;
 use crate::failure_limit::layer::Config;
 use crate::failure_limit::service::Watched;
-use crate::quota::PartitionKey;
+use crate::partition::PartitionKey;
 use crate::rejection::{AnswerFuture, ResponseBody};
 
 pin_project! {

@@ -1,5 +1,4 @@
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +6,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tower_layer::Layer;
 
-use crate::client_ip::{ClientIp, Network, host_part};
+use crate::client_ip::{ClientIp, Network};
 use crate::clock::{Clock, SystemClock};
 use crate::failure_limit::FailureLimit;
 use crate::failure_limit::failures::{Failures, Rule};
-use crate::principal::Authenticated;
-use crate::quota::{PartitionHasher, PartitionKey, Quota};
+use crate::partition::{Caller, Partition, PartitionHasher, PartitionKey, UnknownCaller};
+use crate::quota::Quota;
 use crate::rejection::{RefusalStyle, Rejection, Responder};
 
 /// Layer that applies [`FailureLimit`]; see the [module](crate::failure_limit).
@@ -34,7 +33,7 @@ pub(super) struct Config {
     is_failure: Arc<dyn Fn(&Rejection) -> bool + Send + Sync>,
     client_ip: ClientIp,
     exempt: Arc<[Network]>,
-    hasher: PartitionHasher,
+    partition: Partition,
 }
 
 impl FailureLimitLayer {
@@ -57,7 +56,7 @@ impl FailureLimitLayer {
                 is_failure: Arc::new(Rejection::is_guess),
                 client_ip: ClientIp::default(),
                 exempt: Arc::default(),
-                hasher: PartitionHasher::default(),
+                partition: Partition::address(),
             }),
         }
     }
@@ -93,6 +92,16 @@ impl FailureLimitLayer {
     /// made before share nothing with it. Default: 100 000.
     pub fn with_max_addresses(mut self, max: usize) -> Self {
         self.config_mut().failures = Arc::new(Failures::new(max));
+        self
+    }
+
+    /// How many bits of an address tell hosts apart. Default: 32 of IPv4 and 64 of IPv6.
+    ///
+    /// # Panics
+    ///
+    /// When an address does not have that many.
+    pub fn with_prefixes(mut self, v4: u8, v6: u8) -> Self {
+        self.config_mut().partition = Partition::address().with_prefixes(v4, v6);
         self
     }
 
@@ -152,25 +161,20 @@ impl Config {
 
     /// Whose failures the request's would be; `None` for an address that is exempt.
     pub(super) fn key<B>(&self, request: &Request<B>) -> Result<Option<PartitionKey>, Rejection> {
-        let extensions = request.extensions();
-        if Authenticated::of(extensions).is_some() {
+        let caller = Caller::of(request.headers(), request.extensions(), &self.client_ip);
+        if caller.authenticated.is_some() {
             return Err(Rejection::layer_missing(
                 "FailureLimitLayer sees no failures inside of an AuthenticateLayer: put it outside",
             ));
         }
-        let found = self.client_ip.find(request.headers(), extensions).ok_or_else(|| {
-            Rejection::layer_missing(
-                "FailureLimitLayer cannot see the peer's address: insert PeerAddr into requests, \
-                 or say where it is with ClientIp",
-            )
-        })?;
-        if self.exempt.iter().any(|network| network.contains(found.client)) {
-            return Ok(None);
+        if !self.exempt.is_empty() {
+            let found = self.client_ip.find(request.headers(), request.extensions());
+            let client = found.ok_or(UnknownCaller::Address)?.client;
+            if self.exempt.iter().any(|network| network.contains(client)) {
+                return Ok(None);
+            }
         }
-        Ok(Some(match host_part(found.client) {
-            IpAddr::V4(v4) => self.hasher.key([&b"v4"[..], &v4.octets()]),
-            IpAddr::V6(v6) => self.hasher.key([&b"v6"[..], &v6.octets()]),
-        }))
+        Ok(Some(self.partition.key(PartitionHasher::default(), &caller)?))
     }
 
     pub(super) fn is_failure(&self, rejection: &Rejection) -> bool {

@@ -15,7 +15,7 @@ use crate::event::AuditSlot;
 use crate::failure_limit::FailureLimitFuture;
 use crate::failure_limit::failures::Start;
 use crate::failure_limit::layer::Config;
-use crate::quota::PartitionKey;
+use crate::partition::PartitionKey;
 use crate::rejection::{Rejection, ResponseBody};
 use crate::trace;
 

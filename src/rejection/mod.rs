@@ -50,6 +50,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::partition::UnknownCaller;
 use crate::requirement::{Requirement, Unmet};
 use crate::scope::Scope;
 use crate::token::MalformedCredentials;
@@ -62,6 +63,9 @@ pub(crate) use self::answer::AnswerFuture;
 pub(crate) use self::grpc::status_of as grpc_status;
 pub(crate) use self::headers::whole_seconds;
 pub(crate) use self::responder::RefusalStyle;
+
+/// When one of many running requests will have ended, as far as anybody knows.
+const SHORTLY: Duration = Duration::from_secs(1);
 
 /// The reason of a refusal of an address, whatever it sends.
 const BANNED: &str = "banned";
@@ -225,6 +229,21 @@ impl Rejection {
         Self { message: Some(message), ..rejection }
     }
 
+    /// A caller has as many requests running as it may.
+    pub(crate) fn too_many_at_once(policy: Arc<str>) -> Self {
+        let message = "too many requests at once; wait for the answer to another one";
+        let rejection = Self::limited(policy, Some(SHORTLY)).with_reason("too_many_at_once");
+        Self { message: Some(message), ..rejection }
+    }
+
+    /// All callers together have as many requests running as there may be.
+    pub(crate) fn at_capacity(policy: Arc<str>) -> Self {
+        let message = "the service has as many requests as it can serve; try again shortly";
+        let rejection = Self::new(RejectionKind::Unavailable).with_reason("at_capacity");
+        let rejection = rejection.with_retry_after(SHORTLY);
+        Self { message: Some(message), policy: Some(policy), ..rejection }
+    }
+
     /// Whether the token may have been a guess: it was not good, and not known to be authentic.
     pub(crate) fn is_guess(&self) -> bool {
         // The reason tells, because an API may call every token invalid.
@@ -260,6 +279,24 @@ impl Rejection {
             | RejectionKind::TokenRevoked => Self { kind: RejectionKind::InvalidToken, ..self },
             _ => self,
         }
+    }
+}
+
+impl From<UnknownCaller> for Rejection {
+    fn from(unknown: UnknownCaller) -> Self {
+        Self::layer_missing(match unknown {
+            UnknownCaller::Address => {
+                "the limit cannot see the peer's address: insert PeerAddr into requests, or say \
+                 where it is with ClientIp"
+            }
+            UnknownCaller::Principal => {
+                "the limit needs an AuthenticateLayer outside of it; or count by address, without \
+                 tiers"
+            }
+            UnknownCaller::Value => {
+                "the limit cannot see the extension that it counts by: insert it further out"
+            }
+        })
     }
 }
 

@@ -17,6 +17,12 @@ const ABNORMAL_USAGE: (&str, &str) = (
     "Abnormal usage detected",
 );
 
+/// The problem type for a server with too much to do.
+const REDUCED_CAPACITY: (&str, &str) = (
+    "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+    "Temporarily reduced capacity",
+);
+
 #[derive(Serialize)]
 struct Problem<'a> {
     error: &'a str,
@@ -39,6 +45,7 @@ pub(super) fn respond(rejection: &Rejection) -> Response<Bytes> {
     let (r#type, title) = match rejection.kind() {
         RejectionKind::RateLimited if rejection.reason() == BANNED => ABNORMAL_USAGE,
         RejectionKind::RateLimited => QUOTA_EXCEEDED,
+        RejectionKind::Unavailable if rejection.policy().is_some() => REDUCED_CAPACITY,
         // BEARER-61: without a type of its own, a problem has the status phrase for a title.
         _ => ("about:blank", status.canonical_reason().unwrap_or_default()),
     };
