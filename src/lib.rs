@@ -46,6 +46,7 @@
 //! | [`FailureLimitLayer`] | how often in vain? | 429 |
 //! | [`AuthenticateLayer`] | who is calling? | 401, 400, 503 |
 //! | [`RateLimitLayer`] | how often? | 429, 503 |
+//! | [`ConcurrencyLimitLayer`] | how many at once? | 429, 503 |
 //! | [`RequireScopeLayer`] | may the caller? | 403, 401 |
 //!
 //! They are met in this order, which [`ServiceBuilder`] keeps and axum's `Router::layer` reverses:
@@ -120,6 +121,7 @@ pub mod verifier;
 // Layers, in the order in which a request meets them.
 pub mod audit;
 pub mod authenticate;
+pub mod concurrency_limit;
 pub mod failure_limit;
 pub mod rate_limit;
 pub mod require_scope;
@@ -146,6 +148,7 @@ pub use self::token::{BearerToken, MalformedCredentials};
 // The paved path through the rooms.
 pub use self::audit::AuditLayer;
 pub use self::authenticate::AuthenticateLayer;
+pub use self::concurrency_limit::ConcurrencyLimitLayer;
 pub use self::failure_limit::FailureLimitLayer;
 pub use self::rate_limit::RateLimitLayer;
 pub use self::rejection::{

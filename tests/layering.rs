@@ -23,7 +23,7 @@ const RANKS: [&[&str]; 5] = [
     ],
     &["attempt", "event", "rejection", "trace"],
     &["fetch", "sink", "store", "verifier"],
-    &["audit", "authenticate", "failure_limit", "rate_limit", "require_scope"],
+    &["audit", "authenticate", "concurrency_limit", "failure_limit", "rate_limit", "require_scope"],
     &["extract", "metadata", "test_util"],
 ];
 const PORTS: usize = 2;
