@@ -142,20 +142,21 @@ impl Failures {
     }
 }
 
-/// Forgets who is in good standing; failing that, an eighth, those that would be soonest. Who has an
-/// attempt under way stays: there are no more of them than the server has requests.
+/// Forgets who is in good standing; failing that, an eighth, those that would be soonest, and who is
+/// banned last: else a flood of addresses with a failure each would lift a ban. Who has an attempt
+/// under way stays: there are no more of them than the server has requests.
 fn make_room(standings: &mut Keys<Standing>, max_keys: usize, now: u64) {
     standings.retain(|_, standing| standing.is_in_use() || standing.until() > now);
     let mut excess = standings.len().saturating_sub(max_keys - max_keys.div_ceil(8));
     let idle = standings.values().filter(|standing| !standing.is_in_use());
-    let mut sorted: Vec<u64> = idle.map(Standing::until).collect();
+    let mut sorted: Vec<_> = idle.map(|standing| standing.rank(now)).collect();
     excess = excess.min(sorted.len());
     if excess == 0 {
         return;
     }
     let (_, &mut last, _) = sorted.select_nth_unstable(excess - 1);
     standings.retain(|_, standing| {
-        let goes = !standing.is_in_use() && standing.until() <= last && excess > 0;
+        let goes = !standing.is_in_use() && standing.rank(now) <= last && excess > 0;
         excess -= usize::from(goes);
         !goes
     });
@@ -169,6 +170,11 @@ impl Standing {
     /// From when on it equals that of an address never seen.
     fn until(&self) -> u64 {
         self.tat.max(self.remembered_until)
+    }
+
+    /// Who is forgotten first has the lowest.
+    fn rank(&self, now: u64) -> (bool, u64) {
+        (self.banned_until > now, self.until())
     }
 
     fn is_in_use(&self) -> bool {

@@ -3,10 +3,12 @@
 
 mod addresses;
 mod audit;
+mod concurrency;
 mod contracts;
 mod every_refusal;
 mod extraction;
 mod extractors;
+mod failures;
 mod grpc;
 mod leaks;
 mod limits;
