@@ -33,6 +33,7 @@ const MAX_METHOD: usize = 32;
 /// | `token_kind`, `token_id`, `key_id` | which token, by its public name, and which key signed it |
 /// | `stale` | `true` where [`Principal::is_stale`] is, and absent otherwise |
 /// | `address` | the client's address |
+/// | `peer` | the transport's peer, where that is a proxy, and absent otherwise |
 /// | `method`, `path`, `user_agent` | the request; the path without its query |
 /// | `status`, `grpc_status` | the answer |
 /// | `required_scopes` | the scopes that a refused request needed |
@@ -59,6 +60,9 @@ pub struct AuditEvent {
     pub principal: Option<Principal>,
     /// Where the request came from.
     pub address: Option<IpAddr>,
+    /// The transport's peer, where that is another: the nearest proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
     /// The request's method, cut to 32 bytes.
     #[serde(serialize_with = "display")]
     pub method: Method,

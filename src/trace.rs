@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::Duration;
 
 use tracing::{Span, debug, error, field, info_span, warn};
 
@@ -61,6 +62,11 @@ pub(crate) fn refused(rejection: &Rejection) {
     } else {
         debug!(error, reason, "request refused");
     }
+}
+
+/// An address has failed too often. Which one, the audit event of the request says.
+pub(crate) fn banned(policy: &str, length: Duration) {
+    warn!(policy, seconds = length.as_secs_f64(), "an address is banned");
 }
 
 /// What a verifier says of a token that it does not accept.

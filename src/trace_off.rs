@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::Duration;
 
 use crate::principal::Principal;
 use crate::rejection::Rejection;
@@ -28,6 +29,8 @@ impl RequestSpan {
 pub(crate) fn record_on_current(_: &Principal) {}
 
 pub(crate) fn refused(_: &Rejection) {}
+
+pub(crate) fn banned(_: &str, _: Duration) {}
 
 pub(crate) fn not_verified(_: &dyn Error) {}
 

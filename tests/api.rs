@@ -22,7 +22,6 @@ use tower_gate::test_util::TestIssuer;
 use crate::servers::postgres::Postgres;
 
 #[path = "servers/mod.rs"]
-#[expect(dead_code, reason = "other tests break their servers")]
 mod servers;
 
 const AUDIENCE: &str = "https://api.example";

@@ -11,6 +11,7 @@ const RANKS: [&[&str]; 5] = [
         "client_ip",
         "clock",
         "json",
+        "partition",
         "prehashed",
         "principal",
         "quota",
@@ -18,11 +19,12 @@ const RANKS: [&[&str]; 5] = [
         "requirement",
         "revocation",
         "scope",
+        "sharded",
         "token",
     ],
-    &["event", "rejection", "trace"],
+    &["attempt", "event", "rejection", "trace"],
     &["fetch", "sink", "store", "verifier"],
-    &["audit", "authenticate", "rate_limit", "require_scope"],
+    &["audit", "authenticate", "concurrency_limit", "failure_limit", "rate_limit", "require_scope"],
     &["extract", "metadata", "test_util"],
 ];
 const PORTS: usize = 2;

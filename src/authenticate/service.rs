@@ -8,6 +8,7 @@ use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
+use crate::attempt::Attempt;
 use crate::authenticate::AuthenticateFuture;
 use crate::authenticate::layer::Config;
 use crate::event::AuditSlot;
@@ -111,6 +112,7 @@ impl Config {
             slot.let_in(principal.as_ref());
         }
         if let Some(principal) = &principal {
+            Attempt::let_in(request.extensions());
             // The application may have opened a span of its own in the meantime.
             if slot.is_none_or(|slot| !slot.span().is_current()) {
                 trace::record_on_current(principal);
