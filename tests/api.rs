@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tower_gate::test_util::TestIssuer;
 
 use crate::servers::postgres::Postgres;
+use crate::servers::redis::Redis;
 
 #[path = "servers/mod.rs"]
 mod servers;
@@ -378,6 +379,84 @@ async fn tokens_outlive_the_process_in_postgres() {
 }
 
 #[tokio::test]
+async fn what_an_admin_revokes_is_refused_at_once() {
+    let mut api = Api::start(&["--demo"]);
+    let tokens = api.tokens();
+    let token = |name: &str| &*tokens.iter().find(|(other, _)| other == name).unwrap().1;
+    let revoke = async |name: &str, body: Value| {
+        api.tell("POST", "/admin/revocations", token(name), Some(body)).await.status.as_u16()
+    };
+    let me = async |name: &str| api.outcome("GET", "/api/v1/me", token(name)).await;
+    let revoked = (401, "token_revoked".to_owned());
+    let good = (200, String::new());
+    assert_eq!(revoke("editor", json!({ "token_id": "demo-viewer" })).await, 403);
+    assert_eq!(me("viewer").await, good);
+    for (body, status) in [
+        (json!({}), 400),
+        (json!({ "issuer": "https://issuer.example" }), 400),
+        (json!({ "token_id": "a", "client": "b" }), 400),
+        (json!({ "token": "a" }), 422),
+        (json!({ "token_id": 1 }), 422),
+    ] {
+        assert_eq!(revoke("admin", body.clone()).await, status, "{body}");
+    }
+    assert_eq!(revoke("admin", json!({ "token_id": "demo-viewer" })).await, 204);
+    assert_eq!(me("viewer").await, revoked, "OPAQUE-70");
+    let elsewhere = json!({ "subject": "editor", "issuer": "https://partner.example" });
+    assert_eq!(revoke("admin", elsewhere).await, 204);
+    assert_eq!(me("editor").await, good, "attack 17");
+    assert_eq!(revoke("admin", json!({ "subject": "editor" })).await, 204);
+    assert_eq!(me("editor").await, revoked, "OPAQUE-70");
+    for name in ["partner", "opaque"] {
+        assert_eq!(me(name).await, good);
+    }
+    assert_eq!(revoke("admin", json!({ "client": "demo" })).await, 204);
+    for name in ["partner", "internal", "opaque", "admin"] {
+        assert_eq!(me(name).await, revoked, "OPAQUE-70: {name}");
+    }
+}
+
+/// Two programs with the same keys, on what these flags name.
+async fn revocations_reach_the_other_program(flags: &[&str]) {
+    let issuer = TestIssuer::new("https://i", AUDIENCE);
+    let keys = file(&format!("revocable-{}.json", flags[0]), &issuer.jwks());
+    let named = ["--issuer", "https://i", "--audience", AUDIENCE, "--jwks", &keys];
+    let flags = [&named[..], flags].concat();
+    let (one, other) = (Api::start(&flags), Api::start(&flags));
+    let admin = issuer.token("root").roles(["admin"]).sign();
+    let token = issuer.token("ada").sign();
+    assert_eq!(other.outcome("GET", "/api/v1/me", &token).await.0, 200);
+    let body = Some(json!({ "subject": "ada" }));
+    let answer = one.tell("POST", "/admin/revocations", &admin, body).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.body);
+    let revoked = (401, "token_revoked".to_owned());
+    assert_eq!(one.outcome("GET", "/api/v1/me", &token).await, revoked, "OPAQUE-70");
+    let began = std::time::Instant::now();
+    // The address has a quota.
+    while other.outcome("GET", "/api/v1/me", &token).await != revoked {
+        assert!(began.elapsed().as_secs() < 5, "OPAQUE-73");
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
+    // One that starts now has heard nothing, and knows.
+    let late = Api::start(&flags);
+    assert_eq!(late.outcome("GET", "/api/v1/me", &token).await, revoked, "OPAQUE-70");
+}
+
+#[tokio::test]
+async fn programs_share_revocations_in_redis() {
+    let server = tokio::task::spawn_blocking(Redis::start).await.unwrap();
+    revocations_reach_the_other_program(&["--redis", &server.url()]).await;
+}
+
+#[tokio::test]
+async fn programs_share_revocations_in_postgres() {
+    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let pepper = file("revocable.pepper", &"p".repeat(32));
+    let url = server.url("postgres");
+    revocations_reach_the_other_program(&["--tokens", &url, "--pepper-file", &pepper]).await;
+}
+
+#[tokio::test]
 async fn a_secret_plain_tokens_and_a_leeway() {
     let secret = "0123456789abcdef0123456789abcdef";
     let path = file("secret", &format!("{secret}\n"));
@@ -468,7 +547,7 @@ fn a_wrong_flag_is_explained_in_one_line() {
             &["--tokens", "postgres://u:s3cret@127.0.0.1:1/x", "--pepper-file", &pepper],
             "--tokens postgres://…@127.0.0.1:1/x",
         ),
-        (&["--redis", "redis://x"], "feature redis"),
+        (&["--demo", "--redis", "redis://u:s3cret@127.0.0.1:1/"], "--redis redis://…@127.0.0.1:1/"),
         (&["--introspect", "https://i/x"], "--introspect-client is missing"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
         (&["--discover", "--issuer", "https://i"], "--audience is missing"),
@@ -500,6 +579,7 @@ fn help_lists_every_flag() {
         "discover",
         "any-typ",
         "tokens",
+        "redis",
         "trust-proxy",
         "limit",
         "demo",

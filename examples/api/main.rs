@@ -10,6 +10,7 @@
 
 mod demo;
 mod flags;
+mod revocations;
 mod routes;
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), path = "tokens_off.rs")]
 mod tokens;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tower_gate::AuditSink;
 use tower_gate::sink::{JsonLinesSink, NullSink, QueueSink};
+use tower_gate::verifier::revocable::RevocableVerifier;
 
 use crate::flags::Flags;
 
@@ -53,7 +55,8 @@ fn refuse(error: &(dyn std::error::Error + Send + Sync)) -> ExitCode {
 }
 
 async fn serve(flags: Flags) -> Result<(), Error> {
-    let tokens = tokens::open(&flags).await?;
+    let revocations = revocations::start(&flags).await?;
+    let tokens = tokens::open(&flags, &revocations).await?;
     let mut built = verifier::build(&flags, tokens.as_ref())?;
     if let Some(tokens) = tokens.as_ref().filter(|_| !built.tokens.is_empty()) {
         built.tokens.push(("opaque", tokens.demo().await?));
@@ -66,7 +69,8 @@ async fn serve(flags: Flags) -> Result<(), Error> {
             Arc::new(QueueSink::new(JsonLinesSink::new(file), 8192)?)
         }
     };
-    let router = routes::router(&flags, built.verifier, tokens.clone(), sink.clone())?;
+    let verifier = RevocableVerifier::new(built.verifier, &revocations);
+    let router = routes::router(&flags, verifier, tokens.clone(), revocations, sink.clone())?;
     let listener = TcpListener::bind(flags.listen).await;
     let listener = listener.map_err(|error| format!("--listen {}: {error}", flags.listen))?;
     println!("listening on http://{}", listener.local_addr()?);

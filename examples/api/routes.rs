@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use tower::ServiceBuilder;
 use tower_gate::metadata::ResourceMetadata;
 use tower_gate::store::memory::MemoryStore;
+use tower_gate::verifier::revocable::Revocations;
 use tower_gate::{
     AuditLayer, AuditSink, AuthenticateLayer, ClientIp, Principal, RateLimitLayer,
     RequireScopeLayer, Requirement, TokenVerifier,
@@ -22,12 +23,14 @@ use tower_gate::{
 use crate::Error;
 use crate::demo::{AUDIENCE, ISSUER};
 use crate::flags::{Flags, Keys};
+use crate::revocations;
 use crate::tokens::Tokens;
 
 pub(crate) fn router(
     flags: &Flags,
     verifier: impl TokenVerifier,
     tokens: Option<Tokens>,
+    revocations: Revocations,
     sink: Arc<dyn AuditSink>,
 ) -> Result<Router, Error> {
     let metadata = metadata(flags)?;
@@ -42,10 +45,11 @@ pub(crate) fn router(
         .with_tier("partner", Requirement::role("partner"), flags.limits.partner);
     let layers = ServiceBuilder::new().layer(by_address).layer(authenticate).layer(by_principal);
     let admins = RequireScopeLayer::new(Requirement::role("admin"));
-    let protected = match tokens {
-        Some(tokens) => protected().merge(tokens.routes().route_layer(admins)),
-        None => protected(),
-    };
+    let mut for_admins = revocations::routes(flags, revocations);
+    if let Some(tokens) = tokens {
+        for_admins = for_admins.merge(tokens.routes());
+    }
+    let protected = protected().merge(for_admins.route_layer(admins));
     let well_known = metadata.path().to_owned();
     Ok(Router::new()
         .merge(protected.route_layer(layers))

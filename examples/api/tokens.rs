@@ -18,19 +18,23 @@ use tower_gate::verifier::RoutedVerifier;
 use tower_gate::verifier::opaque::{
     IssuedToken, NewToken, OpaqueTokens, OpaqueTokensBuilder, Pepper, Peppers, TokenError,
 };
+use tower_gate::verifier::revocable::Revocations;
 
 use crate::Error;
 use crate::demo::ISSUER;
-use crate::flags::{Flags, Keys};
+use crate::flags::{Flags, Keys, without_password};
 
 #[derive(Clone)]
 pub(crate) struct Tokens(OpaqueTokens);
 
 /// The tokens that the flags ask for, if any.
-pub(crate) async fn open(flags: &Flags) -> Result<Option<Tokens>, Error> {
+pub(crate) async fn open(
+    flags: &Flags,
+    revocations: &Revocations,
+) -> Result<Option<Tokens>, Error> {
     let place = match (&flags.tokens, &*flags.keys) {
         (Some(place), _) => place,
-        (None, [Keys::Demo]) => return in_memory(flags).await,
+        (None, [Keys::Demo]) => return in_memory(flags, revocations).await,
         (None, _) => return Ok(None),
     };
     let named =
@@ -41,7 +45,7 @@ pub(crate) async fn open(flags: &Flags) -> Result<Option<Tokens>, Error> {
         "postgres" | "postgresql" => postgres(flags, place).await,
         _ => Err("tokens are in sqlite:PATH or postgres://…".into()),
     };
-    Ok(Some(Tokens(builder.map_err(named)?.build()?)))
+    Ok(Some(Tokens(builder.map_err(named)?.with_revocations(revocations).build()?)))
 }
 
 impl Tokens {
@@ -102,13 +106,6 @@ fn random() -> Result<[u8; 32], Error> {
     Ok(secret)
 }
 
-fn without_password(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}"),
-        _ => url.to_owned(),
-    }
-}
-
 fn builder(
     flags: &Flags,
     store: impl tower_gate::store::TokenStore,
@@ -118,7 +115,7 @@ fn builder(
 }
 
 #[cfg(feature = "sqlite")]
-async fn in_memory(flags: &Flags) -> Result<Option<Tokens>, Error> {
+async fn in_memory(flags: &Flags, revocations: &Revocations) -> Result<Option<Tokens>, Error> {
     use sqlx::sqlite::SqlitePoolOptions;
     use tower_gate::store::sqlite::SqliteTokenStore;
 
@@ -127,11 +124,12 @@ async fn in_memory(flags: &Flags) -> Result<Option<Tokens>, Error> {
     let store = SqliteTokenStore::new(pool.connect("sqlite::memory:").await?);
     store.migrate().await?;
     let peppers = Peppers::new(Pepper::new("demo", &random()?)?);
-    Ok(Some(Tokens(builder(flags, store, peppers).build()?)))
+    let builder = builder(flags, store, peppers).with_revocations(revocations);
+    Ok(Some(Tokens(builder.build()?)))
 }
 
 #[cfg(not(feature = "sqlite"))]
-async fn in_memory(_: &Flags) -> Result<Option<Tokens>, Error> {
+async fn in_memory(_: &Flags, _: &Revocations) -> Result<Option<Tokens>, Error> {
     Ok(None)
 }
 

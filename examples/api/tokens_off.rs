@@ -2,6 +2,7 @@
 
 use axum::Router;
 use tower_gate::verifier::RoutedVerifier;
+use tower_gate::verifier::revocable::Revocations;
 
 use crate::Error;
 use crate::flags::Flags;
@@ -10,7 +11,7 @@ use crate::flags::Flags;
 #[derive(Clone)]
 pub(crate) enum Tokens {}
 
-pub(crate) async fn open(flags: &Flags) -> Result<Option<Tokens>, Error> {
+pub(crate) async fn open(flags: &Flags, _: &Revocations) -> Result<Option<Tokens>, Error> {
     match &flags.tokens {
         None => Ok(None),
         Some(place) if place.starts_with("sqlite:") => {

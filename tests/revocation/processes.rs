@@ -136,7 +136,7 @@ fn revocations_reach_other_processes(store: &str, cut_off: impl Fn()) {
             longest = longest.max(took);
         }
     }
-    println!("revoked elsewhere within {longest:?}: {store}");
+    eprintln!("revoked elsewhere within {longest:?}: {store}");
     cut_off();
     let began = Instant::now();
     for node in &mut nodes {
