@@ -92,6 +92,7 @@ mod client_ip;
 mod clock;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
+mod partition;
 mod prehashed;
 mod principal;
 mod quota;
@@ -129,8 +130,9 @@ pub mod test_util;
 pub use self::client_ip::{ClientAddr, ClientIp, InvalidNetwork, Network, PeerAddr};
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
+pub use self::partition::{Partition, PartitionKey, PartitionValue};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
-pub use self::quota::{Decision, InvalidQuota, PartitionKey, Quota, Usage};
+pub use self::quota::{Decision, Decisions, InvalidQuota, Quota, Usage};
 pub use self::requirement::Requirement;
 pub use self::scope::{InvalidScope, Scope, ScopeSet};
 pub use self::token::{BearerToken, MalformedCredentials};

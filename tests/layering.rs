@@ -11,6 +11,7 @@ const RANKS: [&[&str]; 5] = [
         "client_ip",
         "clock",
         "json",
+        "partition",
         "prehashed",
         "principal",
         "quota",

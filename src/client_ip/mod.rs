@@ -4,7 +4,7 @@ mod forwarded;
 mod network;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, HeaderName};
@@ -171,14 +171,6 @@ impl fmt::Debug for ClientIp {
             .field("networks", &proxies.map(|proxies| &proxies.networks))
             .field("header", &proxies.map(|proxies| &proxies.header))
             .finish_non_exhaustive()
-    }
-}
-
-/// The part of an address that one host answers for: all of IPv4, a /64 of IPv6 (CLIENTIP-40).
-pub(crate) fn host_part(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

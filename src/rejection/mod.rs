@@ -50,6 +50,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::partition::UnknownCaller;
 use crate::requirement::{Requirement, Unmet};
 use crate::scope::Scope;
 use crate::token::MalformedCredentials;
@@ -233,6 +234,24 @@ impl Rejection {
             | RejectionKind::TokenRevoked => Self { kind: RejectionKind::InvalidToken, ..self },
             _ => self,
         }
+    }
+}
+
+impl From<UnknownCaller> for Rejection {
+    fn from(unknown: UnknownCaller) -> Self {
+        Self::layer_missing(match unknown {
+            UnknownCaller::Address => {
+                "the limit cannot see the peer's address: insert PeerAddr into requests, or say \
+                 where it is with ClientIp"
+            }
+            UnknownCaller::Principal => {
+                "the limit needs an AuthenticateLayer outside of it; or count by address, without \
+                 tiers"
+            }
+            UnknownCaller::Value => {
+                "the limit cannot see the extension that it counts by: insert it further out"
+            }
+        })
     }
 }
 

@@ -11,12 +11,14 @@ use serde_json::json;
 use tower::Layer;
 use tower_gate::audit::Audit;
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest, UnlimitedStore};
+use tower_gate::store::{
+    RateLimitStore, Settlement, StoreError, Take, TakeRequest, UnlimitedStore,
+};
 use tower_gate::test_util::{TestIssuer, TestToken};
 use tower_gate::verifier::jwt::JwtVerifier;
 use tower_gate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
 use tower_gate::{
-    AuditLayer, AuditSink, AuthenticateLayer, Decision, Principal, Quota, RateLimitLayer,
+    AuditLayer, AuditSink, AuthenticateLayer, Decisions, Principal, Quota, RateLimitLayer,
     RequireScopeLayer, Requirement, TokenVerifier,
 };
 
@@ -208,16 +210,18 @@ enum EitherStore {
 }
 
 impl RateLimitStore for EitherStore {
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         tokio::task::yield_now().await;
         match self {
             Self::Down => Err(StoreError::new("connection refused")),
             Self::Spent(store) => {
-                let mut all = *request;
-                all.cost = all.quota.burst();
+                let Take { key, quota, .. } = request.takes()[0];
+                let all = TakeRequest::new(key, quota, quota.burst(), request.now);
                 let _ = store.take(&all).await?;
                 store.take(request).await
             }
         }
     }
+
+    fn settle(&self, _: &Settlement) {}
 }

@@ -25,10 +25,10 @@ use tower_gate::authenticate::{Authenticate, AuthenticateFuture};
 use tower_gate::rate_limit::{RateLimit, RateLimitFuture};
 use tower_gate::require_scope::{RequireScope, RequireScopeFuture};
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
+use tower_gate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 use tower_gate::verifier::{VerifyError, VerifyRequest};
 use tower_gate::{
-    AuditLayer, AuthenticateLayer, Decision, FixedVerifier, Outcome, Principal, Quota,
+    AuditLayer, AuthenticateLayer, Decisions, FixedVerifier, Outcome, Principal, Quota,
     RateLimitLayer, Rejection, RejectionKind, RequireScopeLayer, TokenVerifier,
 };
 
@@ -81,13 +81,17 @@ impl TokenVerifier for Answering<FixedVerifier> {
 }
 
 impl RateLimitStore for Answering<MemoryStore> {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         self.0.try_take(request).filter(|_| self.1 == When::AtOnce)
     }
 
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         tokio::task::yield_now().await;
         self.0.take(request).await
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.0.settle(settlement);
     }
 }
 
@@ -329,10 +333,10 @@ fn miswired() -> Vec<(&'static str, Router, &'static str)> {
     let scope = || RequireScopeLayer::scope("read");
     let by_hand = Principal::builder("https://issuer.example", "root").scopes("read").build();
     let needs_scope = "RequireScopeLayer needs an AuthenticateLayer outside of it";
-    let needs_principal = "RateLimitLayer needs an AuthenticateLayer outside of it; \
-                           or use RateLimitLayer::by_address";
-    let needs_address = "RateLimitLayer cannot see the peer's address: insert PeerAddr into \
-                         requests, or say where it is with ClientIp";
+    let needs_principal = "the limit needs an AuthenticateLayer outside of it; or count by \
+                           address, without tiers";
+    let needs_address = "the limit cannot see the peer's address: insert PeerAddr into requests, or \
+                          say where it is with ClientIp";
     let by_address = RateLimitLayer::by_address(MemoryStore::new(), Quota::per_hour(9));
     vec![
         ("no AuthenticateLayer", handler().layer(scope()), needs_scope),
