@@ -3,7 +3,10 @@
 //! [`MemoryStore`](memory::MemoryStore) keeps the state of rate limits in the process;
 //! [`RateLimitStore`] is the port for anything else.
 
+mod fallback;
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -17,6 +20,7 @@ use crate::partition::PartitionKey;
 use crate::quota::{Decisions, INLINE, Quota};
 use crate::rejection::{Rejection, RejectionKind};
 
+pub use self::fallback::FallbackStore;
 pub use crate::quota::Take;
 
 /// Keeps what rate limits need to remember, and decides.
@@ -258,6 +262,22 @@ impl RateLimitStore for UnlimitedStore {
     async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         let untouched = request.takes.iter().map(|take| take.quota.decide(0, 0, 0).0);
         Ok(untouched.collect())
+    }
+
+    fn settle(&self, _: &Settlement) {}
+}
+
+/// The store that is closed: every request is refused with 503.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClosedStore;
+
+impl RateLimitStore for ClosedStore {
+    fn try_take(&self, _: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
+        Some(Err(StoreError::new("it is closed")))
+    }
+
+    async fn take(&self, _: &TakeRequest) -> Result<Decisions, StoreError> {
+        Err(StoreError::new("it is closed"))
     }
 
     fn settle(&self, _: &Settlement) {}
