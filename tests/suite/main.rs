@@ -6,6 +6,7 @@ mod contracts;
 mod every_refusal;
 mod extraction;
 mod extractors;
+mod fallback;
 mod grpc;
 mod leaks;
 mod limits;

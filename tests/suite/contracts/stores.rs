@@ -32,6 +32,7 @@ contract! {
         what_is_settled_is_given_back_or_owed
     ]
     memory => MemoryStore::new();
+    before_a_fallback => FallbackStore::new(MemoryStore::new(), UnlimitedStore);
     shared => Arc::new(MemoryStore::new());
     waiting => Waiting(MemoryStore::new());
 }
