@@ -10,6 +10,9 @@ mod script;
 #[path = "../servers/mod.rs"]
 mod servers;
 mod single;
+#[path = "../suite/support.rs"]
+#[allow(dead_code, reason = "it is the support of another test, too")]
+mod support;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{
-    RateLimitStore, Settlement, StoreError, Take, TakeRequest, UnlimitedStore,
+    FallbackStore, RateLimitStore, Settlement, StoreError, Take, TakeRequest, UnlimitedStore,
 };
 use tower_gate::{Decision, Decisions, PartitionKey, Quota};
 
