@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -18,6 +19,11 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_gate::test_util::TestIssuer;
+
+use crate::servers::redis::Redis;
+
+#[path = "servers/mod.rs"]
+mod servers;
 
 const AUDIENCE: &str = "https://api.example";
 
@@ -324,7 +330,8 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--demo", "--discover"], "one place"),
         (&["--demo", "--audit", "/nowhere/at/all"], "--audit /nowhere/at/all"),
         (&["--tokens", "sqlite:x"], "feature sqlite"),
-        (&["--redis", "redis://x"], "feature redis"),
+        (&["--demo", "--redis", "nowhere"], "--redis"),
+        (&["--demo", "--redis", "redis://:word@127.0.0.1:1/"], "--redis"),
         (&["--introspect", "https://i/x"], "--introspect-client is missing"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
         (&["--discover", "--issuer", "https://i"], "--audience is missing"),
@@ -339,8 +346,41 @@ fn a_wrong_flag_is_explained_in_one_line() {
         assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{flags:?}: {stderr}");
         assert!(stderr.contains(said), "{flags:?}: {stderr}");
+        assert!(!stderr.contains("word@"), "a password: {stderr}");
         assert!(stdout.is_empty(), "{flags:?}");
     }
+}
+
+#[tokio::test]
+async fn two_apis_on_one_redis_share_their_limits_and_outlive_it() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let flags = ["--demo", "--redis", &url, "--limit", "default=5/36000"];
+    let mut apis = [Api::start(&flags), Api::start(&flags)];
+    // Each demo makes its own keys, for the same principals.
+    let tokens = apis.each_mut().map(|api| api.tokens());
+    let token = |api: usize| {
+        let named = tokens[api].iter().find(|(name, _)| name == "viewer");
+        &named.unwrap_or_else(|| panic!("{:?}", tokens[api])).1
+    };
+    for turn in 0..5 {
+        let answer = apis[turn % 2].ask("GET", "/api/v1/me", token(turn % 2)).await;
+        let left = format!("\"default\";r={};", 4 - turn);
+        let shown = answer.headers["ratelimit"].to_str().unwrap().to_owned();
+        assert!(answer.status == 200 && shown.contains(&left), "{turn}: {shown}");
+    }
+    for api in 0..2 {
+        let outcome = apis[api].outcome("GET", "/api/v1/me", token(api)).await;
+        assert_eq!(outcome, (429, "rate_limited".to_owned()));
+    }
+    redis.kill();
+    let mut statuses = Vec::new();
+    while !statuses.contains(&200) {
+        assert!(statuses.len() < 1000, "{statuses:?}");
+        statuses.push(apis[0].ask("GET", "/api/v1/me", token(0)).await.status.as_u16());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
 }
 
 #[test]
@@ -349,7 +389,8 @@ fn help_lists_every_flag() {
     let mut help = String::new();
     child.stdout.take().unwrap().read_to_string(&mut help).unwrap();
     assert!(child.wait().unwrap().success());
-    for flag in ["listen", "issuer", "jwks", "discover", "any-typ", "trust-proxy", "limit", "demo"]
+    for flag in
+        ["listen", "issuer", "jwks", "discover", "any-typ", "trust-proxy", "limit", "redis", "demo"]
     {
         assert!(help.contains(&format!("--{flag}")), "{flag}");
     }

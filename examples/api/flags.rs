@@ -21,6 +21,7 @@ pub(crate) const HELP: &str = "\
 --leeway SECONDS         how far clocks may be apart (default 30)
 --introspect URL         RFC 7662 endpoint for tokens that are not JWTs
 --introspect-client ID:SECRET
+--redis URL              limits in Redis, which nodes share
 --audit FILE             audit events, one JSON object a line
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
 --limit TIER=N/SECONDS[:BURST]   default, partner, internal or address
@@ -28,7 +29,7 @@ pub(crate) const HELP: &str = "\
 ";
 
 /// Flags for what this crate cannot do yet, and the feature that will.
-const LATER: [(&str, &str); 2] = [("tokens", "sqlite or postgres"), ("redis", "redis")];
+const LATER: [(&str, &str); 1] = [("tokens", "sqlite or postgres")];
 
 pub(crate) struct Flags {
     pub(crate) listen: SocketAddr,
@@ -39,6 +40,7 @@ pub(crate) struct Flags {
     pub(crate) leeway: Duration,
     pub(crate) introspect: Option<String>,
     pub(crate) introspect_client: Option<(String, String)>,
+    pub(crate) redis: Option<String>,
     pub(crate) audit: Option<PathBuf>,
     pub(crate) proxies: Vec<Network>,
     pub(crate) limits: Limits,
@@ -73,6 +75,7 @@ impl Flags {
             leeway: Duration::from_secs(30),
             introspect: None,
             introspect_client: None,
+            redis: None,
             audit: None,
             proxies: Vec::new(),
             limits: Limits {
@@ -104,6 +107,7 @@ impl Flags {
                         client.split_once(':').ok_or("--introspect-client wants ID:SECRET")?;
                     flags.introspect_client = Some((id.to_owned(), secret.to_owned()));
                 }
+                Long("redis") => flags.redis = Some(text(&mut parser)?),
                 Long("audit") => flags.audit = Some(parser.value()?.into()),
                 Long("trust-proxy") => flags.proxies.push(value(&mut parser, "trust-proxy")?),
                 Long("limit") => flags.limits.set(&text(&mut parser)?)?,

@@ -10,6 +10,7 @@
 
 mod demo;
 mod flags;
+mod limits;
 mod routes;
 mod verifier;
 
@@ -60,7 +61,8 @@ async fn serve(flags: Flags) -> Result<(), Error> {
             Arc::new(QueueSink::new(JsonLinesSink::new(file), 8192)?)
         }
     };
-    let router = routes::router(&flags, built.verifier, sink.clone())?;
+    let limits = limits::limits(&flags, routes::client_ip(&flags)).await?;
+    let router = routes::router(&flags, built.verifier, limits, sink.clone())?;
     let listener = TcpListener::bind(flags.listen).await;
     let listener = listener.map_err(|error| format!("--listen {}: {error}", flags.listen))?;
     println!("listening on http://{}", listener.local_addr()?);
