@@ -38,6 +38,7 @@ const MAX_METHOD: usize = 32;
 /// | `status`, `grpc_status` | the answer |
 /// | `required_scopes` | the scopes that a refused request needed |
 /// | `policy`, `remaining` | the rate limit that was asked last, and what it left |
+/// | `fallback` | `true` where it was [decided in place of a store that could not](Self::fallback), and absent otherwise |
 /// | `latency_ms` | until the response's head was ready |
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -82,6 +83,10 @@ pub struct AuditEvent {
     pub policy: Option<Arc<str>>,
     /// What that policy had left.
     pub remaining: Option<u32>,
+    /// Whether a [`FallbackStore`](crate::store::FallbackStore) decided on the rate limit in place of
+    /// a store that could not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fallback: bool,
     /// How long the response's head took.
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     pub latency: Duration,
@@ -132,6 +137,7 @@ pub(crate) struct Findings {
     pub(crate) principal: Option<Principal>,
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) remaining: Option<u32>,
+    pub(crate) fallback: bool,
 }
 
 impl AuditSlot {
@@ -176,6 +182,11 @@ impl AuditSlot {
         let mut findings = self.findings();
         findings.policy = Some(policy);
         findings.remaining = Some(remaining);
+    }
+
+    /// Says that a limit was decided on in place of a store that could not.
+    pub(crate) fn fell_back(&self) {
+        self.findings().fallback = true;
     }
 
     pub(crate) fn span(&self) -> &RequestSpan {

@@ -79,6 +79,16 @@ pub(crate) fn unavailable(error: &dyn Error) {
     warn!(%error, cause = causes(error), "a request could not be checked");
 }
 
+/// A store is left alone, and another one decides in its place.
+pub(crate) fn store_is_out(error: &dyn Error) {
+    warn!(cause = causes(error), "a rate limit store cannot answer: another decides in its place");
+}
+
+/// It decides again, after the other has done so for so many requests since the program started.
+pub(crate) fn store_is_back(fallbacks: u64) {
+    warn!(fallbacks, "a rate limit store answers again");
+}
+
 /// The claims of a good token are not what a handler asks for.
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(column: usize) {

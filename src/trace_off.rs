@@ -36,6 +36,10 @@ pub(crate) fn not_verified(_: &dyn Error) {}
 
 pub(crate) fn unavailable(_: &dyn Error) {}
 
+pub(crate) fn store_is_out(_: &dyn Error) {}
+
+pub(crate) fn store_is_back(_: u64) {}
+
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(_: usize) {}
 

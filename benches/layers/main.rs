@@ -19,7 +19,6 @@
 mod harness;
 mod loopback;
 #[path = "../../tests/servers/mod.rs"]
-#[expect(dead_code, reason = "tests break their servers, and more")]
 mod servers;
 mod stack;
 mod store;

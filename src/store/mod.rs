@@ -5,6 +5,7 @@
 //! port for the records of opaque tokens: in memory, in SQLite or in PostgreSQL. With the feature
 //! `revocation`, `RevocationStore` is the port for revocations, which nodes share.
 
+mod fallback;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -31,6 +32,7 @@ use crate::partition::PartitionKey;
 use crate::quota::{Decisions, INLINE, Quota};
 use crate::rejection::{Rejection, RejectionKind};
 
+pub use self::fallback::FallbackStore;
 #[cfg(feature = "revocation")]
 pub use self::revocation::{News, RevocationPage, RevocationStore, RevokeRequest};
 pub use crate::quota::Take;
@@ -281,6 +283,22 @@ impl RateLimitStore for UnlimitedStore {
     async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         let untouched = request.takes.iter().map(|take| take.quota.decide(0, 0, 0).0);
         Ok(untouched.collect())
+    }
+
+    fn settle(&self, _: &Settlement) {}
+}
+
+/// The store that is closed: every request is refused with 503.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClosedStore;
+
+impl RateLimitStore for ClosedStore {
+    fn try_take(&self, _: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
+        Some(Err(StoreError::new("it is closed")))
+    }
+
+    async fn take(&self, _: &TakeRequest) -> Result<Decisions, StoreError> {
+        Err(StoreError::new("it is closed"))
     }
 
     fn settle(&self, _: &Settlement) {}
