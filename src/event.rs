@@ -33,10 +33,12 @@ const MAX_METHOD: usize = 32;
 /// | `token_kind`, `token_id`, `key_id` | which token, by its public name, and which key signed it |
 /// | `stale` | `true` where [`Principal::is_stale`] is, and absent otherwise |
 /// | `address` | the client's address |
+/// | `peer` | the transport's peer, where that is a proxy, and absent otherwise |
 /// | `method`, `path`, `user_agent` | the request; the path without its query |
 /// | `status`, `grpc_status` | the answer |
 /// | `required_scopes` | the scopes that a refused request needed |
 /// | `policy`, `remaining` | the rate limit that was asked last, and what it left |
+/// | `fallback` | `true` where it was [decided in place of a store that could not](Self::fallback), and absent otherwise |
 /// | `latency_ms` | until the response's head was ready |
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -59,6 +61,9 @@ pub struct AuditEvent {
     pub principal: Option<Principal>,
     /// Where the request came from.
     pub address: Option<IpAddr>,
+    /// The transport's peer, where that is another: the nearest proxy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<IpAddr>,
     /// The request's method, cut to 32 bytes.
     #[serde(serialize_with = "display")]
     pub method: Method,
@@ -78,6 +83,10 @@ pub struct AuditEvent {
     pub policy: Option<Arc<str>>,
     /// What that policy had left.
     pub remaining: Option<u32>,
+    /// Whether a [`FallbackStore`](crate::store::FallbackStore) decided on the rate limit in place of
+    /// a store that could not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fallback: bool,
     /// How long the response's head took.
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     pub latency: Duration,
@@ -128,6 +137,7 @@ pub(crate) struct Findings {
     pub(crate) principal: Option<Principal>,
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) remaining: Option<u32>,
+    pub(crate) fallback: bool,
 }
 
 impl AuditSlot {
@@ -172,6 +182,11 @@ impl AuditSlot {
         let mut findings = self.findings();
         findings.policy = Some(policy);
         findings.remaining = Some(remaining);
+    }
+
+    /// Says that a limit was decided on in place of a store that could not.
+    pub(crate) fn fell_back(&self) {
+        self.findings().fallback = true;
     }
 
     pub(crate) fn span(&self) -> &RequestSpan {

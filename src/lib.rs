@@ -43,8 +43,10 @@
 //! | layer | asks | refuses with |
 //! |---|---|---|
 //! | [`AuditLayer`] | – (writes down every request) | – |
+//! | [`FailureLimitLayer`] | how often in vain? | 429 |
 //! | [`AuthenticateLayer`] | who is calling? | 401, 400, 503 |
 //! | [`RateLimitLayer`] | how often? | 429, 503 |
+//! | [`ConcurrencyLimitLayer`] | how many at once? | 429, 503 |
 //! | [`RequireScopeLayer`] | may the caller? | 403, 401 |
 //!
 //! They are met in this order, which [`ServiceBuilder`] keeps and axum's `Router::layer` reverses:
@@ -99,6 +101,7 @@ mod clock;
 mod json;
 #[cfg(any(feature = "jwks", feature = "revocation"))]
 mod panics;
+mod partition;
 mod prehashed;
 mod principal;
 mod quota;
@@ -107,9 +110,11 @@ mod requirement;
 #[cfg(feature = "revocation")]
 mod revocation;
 mod scope;
+mod sharded;
 mod token;
 
 // Outcomes.
+mod attempt;
 mod event;
 pub mod rejection;
 #[cfg_attr(not(feature = "tracing"), path = "trace_off.rs")]
@@ -125,6 +130,8 @@ pub mod verifier;
 // Layers, in the order in which a request meets them.
 pub mod audit;
 pub mod authenticate;
+pub mod concurrency_limit;
+pub mod failure_limit;
 pub mod rate_limit;
 pub mod require_scope;
 
@@ -135,11 +142,14 @@ pub mod metadata;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
-pub use self::client_ip::{ClientAddr, ClientIp, InvalidNetwork, Network, PeerAddr};
+pub use self::client_ip::{
+    ClientAddr, ClientIp, ForwardedOrigin, InvalidNetwork, Network, PeerAddr,
+};
 pub use self::clock::{Clock, ManualClock, SystemClock};
 pub use self::event::{AuditEvent, Outcome};
+pub use self::partition::{Partition, PartitionKey, PartitionValue};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
-pub use self::quota::{Decision, InvalidQuota, PartitionKey, Quota, Usage};
+pub use self::quota::{Decision, Decisions, InvalidQuota, Quota, Usage};
 pub use self::requirement::Requirement;
 #[cfg(feature = "revocation")]
 pub use self::revocation::Revocation;
@@ -149,6 +159,8 @@ pub use self::token::{BearerToken, MalformedCredentials};
 // The paved path through the rooms.
 pub use self::audit::AuditLayer;
 pub use self::authenticate::AuthenticateLayer;
+pub use self::concurrency_limit::ConcurrencyLimitLayer;
+pub use self::failure_limit::FailureLimitLayer;
 pub use self::rate_limit::RateLimitLayer;
 pub use self::rejection::{
     Challenge, InvalidChallenge, Rejection, RejectionKind, RequestHead, Responder,

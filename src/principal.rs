@@ -38,23 +38,23 @@ use crate::scope::ScopeSet;
 pub struct Principal(Arc<Inner>);
 
 #[derive(Clone)]
-struct Inner {
-    issuer: Arc<str>,
-    subject: Box<str>,
-    client: Option<Box<str>>,
-    scopes: ScopeSet,
-    roles: Vec<Box<str>>,
-    token_kind: TokenKind,
-    token_id: Option<Box<str>>,
-    key_id: Option<Box<str>>,
-    issued_at: Option<SystemTime>,
-    expires_at: Option<SystemTime>,
-    verify_again_at: Option<SystemTime>,
-    acr: Option<Box<str>>,
-    auth_time: Option<SystemTime>,
-    stale: bool,
-    claims: Box<[u8]>,
-    values: Extensions,
+pub(crate) struct Inner {
+    pub(crate) issuer: Arc<str>,
+    pub(crate) subject: Box<str>,
+    pub(crate) client: Option<Box<str>>,
+    pub(crate) scopes: ScopeSet,
+    pub(crate) roles: Vec<Box<str>>,
+    pub(crate) token_kind: TokenKind,
+    pub(crate) token_id: Option<Box<str>>,
+    pub(crate) key_id: Option<Box<str>>,
+    pub(crate) issued_at: Option<SystemTime>,
+    pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) verify_again_at: Option<SystemTime>,
+    pub(crate) acr: Option<Box<str>>,
+    pub(crate) auth_time: Option<SystemTime>,
+    pub(crate) stale: bool,
+    pub(crate) claims: Box<[u8]>,
+    pub(crate) values: Extensions,
 }
 
 /// What kind of token proved the principal.
@@ -294,7 +294,7 @@ impl Authenticated {
 
 /// The parts of a [`Principal`], all optional but issuer and subject.
 #[must_use = "a builder does nothing until `build`"]
-pub struct PrincipalBuilder(Inner);
+pub struct PrincipalBuilder(pub(crate) Inner);
 
 impl PrincipalBuilder {
     /// The application that the token was given to.

@@ -1,17 +1,16 @@
-//! How often: quotas, whose they are, and the arithmetic that decides.
+//! How often: quotas, and the arithmetic that decides.
 //!
 //! The algorithm is GCRA, the generic cell rate algorithm: a token bucket that keeps one number for
 //! each key, the theoretical arrival time (TAT) at which the bucket would be full again. It has no
 //! windows, so there is no edge at which a caller gets two of them.
 
-use std::hash::{Hash, Hasher};
-use std::sync::LazyLock;
+use std::ops::Deref;
 use std::time::Duration;
 
-use siphasher::sip128::{Hasher128, SipHasher13};
+use smallvec::SmallVec;
 use thiserror::Error;
 
-use crate::random::random_word;
+use crate::partition::PartitionKey;
 
 /// So many units in a period, and how many of them at once.
 ///
@@ -162,13 +161,10 @@ impl Quota {
     /// assert_eq!(tat, 1_000_000_000);
     /// ```
     pub fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
-        let tolerance = self.tolerance();
-        // A clock that went back must not lock a key for longer than a full bucket takes, also when
-        // the key is asked for in the meantime (RL-45).
-        let tat = tat.min(now.saturating_add(tolerance));
+        let tat = self.believable(tat, now);
         let base = tat.max(now);
         let new_tat = base.saturating_add(self.interval.saturating_mul(u64::from(cost)));
-        let wait = new_tat.saturating_sub(now).saturating_sub(tolerance);
+        let wait = new_tat.saturating_sub(now).saturating_sub(self.tolerance());
         if cost <= self.burst && wait == 0 {
             return (Decision::Allowed(self.usage(new_tat - now)), new_tat);
         }
@@ -176,17 +172,58 @@ impl Quota {
         (Decision::Limited { usage: self.usage(base - now), retry_after }, tat)
     }
 
+    /// Takes more units, or gives some back where `units` is negative, without asking whether they
+    /// are there: what a request turned out to cost after it was decided on. Answers the TAT to
+    /// keep.
+    ///
+    /// Nobody gets back more than a full burst, and nobody owes more than another burst on top of
+    /// the one that is spent, so that whoever is in debt waits twice the
+    /// [`refill_time`](Self::refill_time) at most until all is there again. A key that owes is
+    /// limited whatever the cost, also for a cost of zero.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_gate::{Decision, Quota};
+    ///
+    /// let quota = Quota::per_second(10);
+    /// let (_, tat) = quota.decide(0, 0, 2);
+    /// assert_eq!(quota.settle(tat, 0, -2), 0, "both were given back");
+    /// let (decision, _) = quota.decide(quota.settle(tat, 0, 10), 0, 0);
+    /// let Decision::Limited { retry_after, .. } = decision else { panic!() };
+    /// assert_eq!(retry_after, Some(Duration::from_millis(200)), "two units are owed");
+    /// ```
+    #[must_use]
+    pub fn settle(&self, tat: u64, now: u64, units: i64) -> u64 {
+        let tat = self.believable(tat, now);
+        let time = self.interval.saturating_mul(units.unsigned_abs());
+        if units < 0 {
+            return tat.saturating_sub(time);
+        }
+        tat.max(now).saturating_add(time).min(self.deepest_debt(now))
+    }
+
+    /// A TAT that no decision can have made is from before the clock went back. That must not lock a
+    /// key for longer than a full bucket takes, also when it is asked for in the meantime (RL-45).
+    fn believable(&self, tat: u64, now: u64) -> u64 {
+        if tat > self.deepest_debt(now) { now.saturating_add(self.tolerance()) } else { tat }
+    }
+
+    fn deepest_debt(&self, now: u64) -> u64 {
+        now.saturating_add(2 * self.tolerance())
+    }
+
     const fn tolerance(&self) -> u64 {
         self.interval * self.burst as u64
     }
 
     fn usage(&self, used: u64) -> Usage {
-        let free = self.tolerance() - used;
+        let free = self.tolerance().saturating_sub(used);
         // A quotient of a tolerance is at most the burst, which is a u32.
         let remaining = u32::try_from(free / self.interval).unwrap_or(self.burst);
+        let owed = used.saturating_sub(self.tolerance());
         let next_unit = match used {
             0 => 0,
-            _ => self.interval - free % self.interval,
+            _ => owed + self.interval - free % self.interval,
         };
         Usage {
             remaining,
@@ -260,74 +297,108 @@ impl Decision {
     }
 }
 
-/// Whose quota: 128 bits of a keyed hash.
-///
-/// A store sees no names, and nobody outside can make two callers collide. The hash is keyed at
-/// random by each process; nodes that share a store are given one secret, see
-/// [`with_partition_secret`](crate::RateLimitLayer::with_partition_secret).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct PartitionKey([u64; 2]);
+/// Units of one quota, for one key: a part of what a store is asked.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Take {
+    /// Whose units.
+    pub key: PartitionKey,
+    /// How many there are.
+    pub quota: Quota,
+    /// How many to take; zero only looks.
+    pub cost: u32,
+}
 
-impl PartitionKey {
-    /// This process's key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two
-    /// keys.
+impl Take {
+    /// This many units.
     #[must_use]
-    pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
-        PartitionHasher::default().key(parts)
+    pub const fn new(key: PartitionKey, quota: Quota, cost: u32) -> Self {
+        Self { key, quota, cost }
     }
 
-    /// The key as a number, for stores that have no better type.
+    /// Decides on several takes together, all or nothing: [`Quota::decide`] for more than one. Each
+    /// take's key has its TAT at the same place of `tats`, and what is left there is to be kept.
+    ///
+    /// Where one is limited, nothing is taken from any, and those that would have passed say where
+    /// they stand untouched (RL-24, RL-66).
+    ///
+    /// ```
+    /// use tower_gate::store::Take;
+    /// use tower_gate::{Decision, PartitionKey, Quota};
+    ///
+    /// let second = Take::new(PartitionKey::new(["second"]), Quota::per_second(1), 1);
+    /// let minute = Take::new(PartitionKey::new(["minute"]), Quota::per_minute(10), 1);
+    /// let mut tats = [0, 0];
+    /// assert!(Take::decide(&[second, minute], &mut tats, 0).are_allowed());
+    /// let decisions = Take::decide(&[second, minute], &mut tats, 0);
+    /// assert!(matches!(decisions[0], Decision::Limited { .. }));
+    /// assert_eq!(decisions[1].usage().remaining, 9);
+    /// assert_eq!(tats, [1_000_000_000, 6_000_000_000]);
+    /// ```
+    pub fn decide(takes: &[Self], tats: &mut [u64], now: u64) -> Decisions {
+        let each = takes.iter().zip(&*tats);
+        let decided: SmallVec<[(Decision, u64); INLINE]> =
+            each.map(|(take, &tat)| take.quota.decide(tat, now, take.cost)).collect();
+        let pass = decided.iter().all(|(decision, _)| matches!(decision, Decision::Allowed(_)));
+        let each = decided.into_iter().zip(takes).zip(tats);
+        each.map(|(((decision, new_tat), take), tat)| match decision {
+            Decision::Allowed(_) if !pass => take.quota.decide(*tat, now, 0).0,
+            _ => {
+                *tat = new_tat;
+                decision
+            }
+        })
+        .collect()
+    }
+}
+
+/// A store's answer to several takes: one decision for each, in their order.
+#[derive(Clone, Debug)]
+#[must_use = "a decision that is not looked at limits nobody"]
+pub struct Decisions {
+    each: SmallVec<[Decision; INLINE]>,
+    is_fallback: bool,
+}
+
+/// So many quotas at once need no memory of their own.
+pub(crate) const INLINE: usize = 2;
+
+impl Decisions {
+    /// Whether all takes were allowed, so that their units were taken.
     #[must_use]
-    pub fn to_u128(self) -> u128 {
-        u128::from(self.0[0]) << 64 | u128::from(self.0[1])
+    pub fn are_allowed(&self) -> bool {
+        self.iter().all(|decision| matches!(decision, Decision::Allowed(_)))
     }
 
-    /// Bits to choose a shard by, which are not those that a map hashes by.
-    pub(crate) fn shard_bits(self) -> u8 {
-        self.0[1].to_le_bytes()[0]
-    }
-}
-
-/// One half is hash enough for a map.
-impl Hash for PartitionKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[0]);
-    }
-}
-
-/// Makes partition keys under a secret.
-#[derive(Clone)]
-pub(crate) struct PartitionHasher(SipHasher13);
-
-impl PartitionHasher {
-    pub(crate) fn new(secret: &[u8; 16]) -> Self {
-        Self(SipHasher13::new_with_key(secret))
+    /// Whether a [`FallbackStore`](crate::store::FallbackStore) decided in place of a store that
+    /// could not.
+    #[must_use]
+    pub fn are_fallback(&self) -> bool {
+        self.is_fallback
     }
 
-    /// Begins every key with these parts.
-    pub(crate) fn with<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> Self {
-        let mut hasher = self.0;
-        for part in parts {
-            let part = part.as_ref();
-            // In one order of bytes, because nodes of several kinds may share a store.
-            hasher.write(&(part.len() as u64).to_le_bytes());
-            hasher.write(part);
-        }
-        Self(hasher)
-    }
-
-    pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
-        let hash = self.with(parts).0.finish128();
-        PartitionKey([hash.h1, hash.h2])
+    pub(crate) fn by_fallback(self) -> Self {
+        Self { is_fallback: true, ..self }
     }
 }
 
-/// Under the secret of this process.
-impl Default for PartitionHasher {
-    fn default() -> Self {
-        static OF_THIS_PROCESS: LazyLock<SipHasher13> =
-            LazyLock::new(|| SipHasher13::new_with_keys(random_word(), random_word()));
-        Self(*OF_THIS_PROCESS)
+impl Deref for Decisions {
+    type Target = [Decision];
+
+    fn deref(&self) -> &[Decision] {
+        &self.each
+    }
+}
+
+impl From<Decision> for Decisions {
+    fn from(decision: Decision) -> Self {
+        Self { each: smallvec::smallvec![decision], is_fallback: false }
+    }
+}
+
+impl FromIterator<Decision> for Decisions {
+    fn from_iter<I: IntoIterator<Item = Decision>>(decisions: I) -> Self {
+        Self { each: decisions.into_iter().collect(), is_fallback: false }
     }
 }
 

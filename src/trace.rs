@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::Duration;
 
 use tracing::{Span, debug, error, field, info_span, warn};
 
@@ -63,6 +64,11 @@ pub(crate) fn refused(rejection: &Rejection) {
     }
 }
 
+/// An address has failed too often. Which one, the audit event of the request says.
+pub(crate) fn banned(policy: &str, length: Duration) {
+    warn!(policy, seconds = length.as_secs_f64(), "an address is banned");
+}
+
 /// What a verifier says of a token that it does not accept.
 pub(crate) fn not_verified(error: &dyn Error) {
     debug!(%error, cause = error.source().map(field::display), "token not verified");
@@ -71,6 +77,16 @@ pub(crate) fn not_verified(error: &dyn Error) {
 /// A verifier or a store cannot answer.
 pub(crate) fn unavailable(error: &dyn Error) {
     warn!(%error, cause = causes(error), "a request could not be checked");
+}
+
+/// A store is left alone, and another one decides in its place.
+pub(crate) fn store_is_out(error: &dyn Error) {
+    warn!(cause = causes(error), "a rate limit store cannot answer: another decides in its place");
+}
+
+/// It decides again, after the other has done so for so many requests since the program started.
+pub(crate) fn store_is_back(fallbacks: u64) {
+    warn!(fallbacks, "a rate limit store answers again");
 }
 
 /// The claims of a good token are not what a handler asks for.

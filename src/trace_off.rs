@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Display;
+use std::time::Duration;
 
 use crate::principal::Principal;
 use crate::rejection::Rejection;
@@ -29,9 +30,15 @@ pub(crate) fn record_on_current(_: &Principal) {}
 
 pub(crate) fn refused(_: &Rejection) {}
 
+pub(crate) fn banned(_: &str, _: Duration) {}
+
 pub(crate) fn not_verified(_: &dyn Error) {}
 
 pub(crate) fn unavailable(_: &dyn Error) {}
+
+pub(crate) fn store_is_out(_: &dyn Error) {}
+
+pub(crate) fn store_is_back(_: u64) {}
 
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(_: usize) {}

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -435,7 +436,7 @@ async fn revocations_reach_the_other_program(flags: &[&str]) {
     // The address has a quota.
     while other.outcome("GET", "/api/v1/me", &token).await != revoked {
         assert!(began.elapsed().as_secs() < 5, "OPAQUE-73");
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     // One that starts now has heard nothing, and knows.
     let late = Api::start(&flags);
@@ -548,6 +549,7 @@ fn a_wrong_flag_is_explained_in_one_line() {
             "--tokens postgres://…@127.0.0.1:1/x",
         ),
         (&["--demo", "--redis", "redis://u:s3cret@127.0.0.1:1/"], "--redis redis://…@127.0.0.1:1/"),
+        (&["--demo", "--redis", "nowhere"], "--redis"),
         (&["--introspect", "https://i/x"], "--introspect-client is missing"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
         (&["--discover", "--issuer", "https://i"], "--audience is missing"),
@@ -564,6 +566,38 @@ fn a_wrong_flag_is_explained_in_one_line() {
         assert!(stderr.contains(said), "{flags:?}: {stderr}");
         assert!(stdout.is_empty() && !stderr.contains("s3cret"), "{flags:?}");
     }
+}
+
+#[tokio::test]
+async fn two_apis_on_one_redis_share_their_limits_and_outlive_it() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let flags = ["--demo", "--redis", &url, "--limit", "default=5/36000"];
+    let mut apis = [Api::start(&flags), Api::start(&flags)];
+    // Each demo makes its own keys, for the same principals.
+    let tokens = apis.each_mut().map(|api| api.tokens());
+    let token = |api: usize| {
+        let named = tokens[api].iter().find(|(name, _)| name == "viewer");
+        &named.unwrap_or_else(|| panic!("{:?}", tokens[api])).1
+    };
+    for turn in 0..5 {
+        let answer = apis[turn % 2].ask("GET", "/api/v1/me", token(turn % 2)).await;
+        let left = format!("\"default\";r={};", 4 - turn);
+        let shown = answer.headers["ratelimit"].to_str().unwrap().to_owned();
+        assert!(answer.status == 200 && shown.contains(&left), "{turn}: {shown}");
+    }
+    for api in 0..2 {
+        let outcome = apis[api].outcome("GET", "/api/v1/me", token(api)).await;
+        assert_eq!(outcome, (429, "rate_limited".to_owned()));
+    }
+    redis.kill();
+    let mut statuses = Vec::new();
+    while !statuses.contains(&200) {
+        assert!(statuses.len() < 1000, "{statuses:?}");
+        statuses.push(apis[0].ask("GET", "/api/v1/me", token(0)).await.status.as_u16());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ const RANKS: [&[&str]; 5] = [
         "clock",
         "json",
         "panics",
+        "partition",
         "prehashed",
         "principal",
         "quota",
@@ -19,11 +20,12 @@ const RANKS: [&[&str]; 5] = [
         "requirement",
         "revocation",
         "scope",
+        "sharded",
         "token",
     ],
-    &["event", "rejection", "trace"],
+    &["attempt", "event", "rejection", "trace"],
     &["fetch", "sink", "store", "verifier"],
-    &["audit", "authenticate", "rate_limit", "require_scope"],
+    &["audit", "authenticate", "concurrency_limit", "failure_limit", "rate_limit", "require_scope"],
     &["extract", "metadata", "test_util"],
 ];
 const PORTS: usize = 2;

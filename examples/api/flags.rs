@@ -24,7 +24,7 @@ pub(crate) const HELP: &str = "\
 --tokens URL             opaque tokens in sqlite:PATH or postgres://…
 --pepper-file FILE       the secret of their digests, made where there is none
                          (default PATH.pepper, or api.pepper for PostgreSQL)
---redis URL              revocations in Redis, for several nodes
+--redis URL              limits and revocations in Redis, which nodes share
 --audit FILE             audit events, one JSON object a line
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
 --limit TIER=N/SECONDS[:BURST]   default, partner, internal or address

@@ -10,6 +10,7 @@
 
 mod demo;
 mod flags;
+mod limits;
 mod revocations;
 mod routes;
 #[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), path = "tokens_off.rs")]
@@ -69,8 +70,10 @@ async fn serve(flags: Flags) -> Result<(), Error> {
             Arc::new(QueueSink::new(JsonLinesSink::new(file), 8192)?)
         }
     };
+    let limits = limits::limits(&flags, routes::client_ip(&flags)).await?;
     let verifier = RevocableVerifier::new(built.verifier, &revocations);
-    let router = routes::router(&flags, verifier, tokens.clone(), revocations, sink.clone())?;
+    let router =
+        routes::router(&flags, verifier, tokens.clone(), revocations, limits, sink.clone())?;
     let listener = TcpListener::bind(flags.listen).await;
     let listener = listener.map_err(|error| format!("--listen {}: {error}", flags.listen))?;
     println!("listening on http://{}", listener.local_addr()?);

@@ -71,7 +71,7 @@ impl Pending {
     /// An event for this request, which the inner service is about to be called with.
     pub(super) fn new<B>(config: Arc<Config>, slot: AuditSlot, request: &Request<B>) -> Self {
         let (headers, extensions) = (request.headers(), request.extensions());
-        let address = config.client_ip.find(headers, extensions).map(|found| found.client);
+        let found = config.client_ip.find(headers, extensions);
         let user_agent = headers.get(USER_AGENT);
         let event = AuditEvent {
             time: config.clock.now(),
@@ -80,7 +80,8 @@ impl Pending {
             reason: None,
             anonymous: false,
             principal: None,
-            address,
+            address: found.map(|found| found.client),
+            peer: found.filter(|found| found.client != found.peer).map(|found| found.peer),
             method: bounded_method(request.method()),
             // Copies, because what borrows from a request keeps the whole of its head in memory,
             // for as long as a queue of events is.
@@ -91,6 +92,7 @@ impl Pending {
             required_scopes: Vec::new(),
             policy: None,
             remaining: None,
+            fallback: false,
             latency: Duration::ZERO,
         };
         let started = config.clock.monotonic();
@@ -129,6 +131,7 @@ impl Pending {
         event.principal = findings.principal;
         event.policy = findings.policy;
         event.remaining = findings.remaining;
+        event.fallback = findings.fallback;
         event.latency = self.config.clock.monotonic().saturating_sub(self.started);
         // Inside, so that a sink that logs does so in the context of the request. A panic of the
         // sink must not take the answer along, nor the process where a handler's panic unwinds.
@@ -150,6 +153,8 @@ impl Drop for Pending {
 
 fn outcome_of(rejection: &Rejection) -> Outcome {
     match rejection.kind() {
+        // A limit has decided.
+        RejectionKind::Unavailable if rejection.policy().is_some() => Outcome::Refused,
         RejectionKind::Unavailable | RejectionKind::LayerMissing => Outcome::Error,
         _ => Outcome::Refused,
     }

@@ -2,14 +2,16 @@
 
 mod forwarded;
 mod network;
+mod origin;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use http::{Extensions, HeaderMap, HeaderName};
 
 pub use self::network::{InvalidNetwork, Network};
+pub use self::origin::ForwardedOrigin;
 
 /// The transport's peer, as a request extension that every layer understands.
 ///
@@ -24,6 +26,10 @@ pub struct PeerAddr(pub SocketAddr);
 /// likes into those (CLIENTIP-1). Behind proxies, name their networks and the one header that they
 /// write. The client is then the first address from the right that is not a proxy's; everything
 /// further left may be made up (CLIENTIP-3).
+///
+/// Where the networks are not known, as behind a service that changes its addresses, the number of
+/// proxies does ([`behind_x_forwarded_for_hops`](Self::behind_x_forwarded_for_hops)), if nobody can
+/// reach the server but through them.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -51,8 +57,16 @@ struct Peer(Arc<dyn Fn(&Extensions) -> Option<IpAddr> + Send + Sync>);
 
 /// Who may say for whom a request is forwarded, and in which header.
 struct Proxies {
-    networks: Vec<Network>,
+    trust: Trust,
     header: Forwarding,
+}
+
+/// How a proxy is known from a client.
+#[derive(Debug)]
+enum Trust {
+    /// By its number, counted from the server.
+    Hops(u8),
+    Networks(Vec<Network>),
 }
 
 /// The one header that the proxies write (CLIENTIP-2).
@@ -86,16 +100,39 @@ impl ClientIp {
         Self { peer: Peer(Arc::new(lookup)), proxies: None }
     }
 
+    /// For a server on a Unix socket, whose peer has no address: everybody on it counts as the one
+    /// client `127.0.0.1`, or, with `127.0.0.1` among the networks of the proxies, as a proxy.
+    #[must_use]
+    pub fn of_unix_socket() -> Self {
+        Self::from_extensions(|_| Some(IpAddr::V4(Ipv4Addr::LOCALHOST)))
+    }
+
     /// Believes `X-Forwarded-For` of peers in these networks.
     #[must_use]
     pub fn behind_x_forwarded_for(self, networks: impl IntoIterator<Item = Network>) -> Self {
-        self.behind(networks, Forwarding::XForwardedFor)
+        self.behind_networks(networks, Forwarding::XForwardedFor)
+    }
+
+    /// Believes the last so many entries of `X-Forwarded-For`, one for each proxy on the way,
+    /// whoever the peer is. The first of them is the client. A request with fewer entries has not
+    /// come that way, and its client is the peer. Whoever can reach the server past the proxies can
+    /// make up his address.
+    #[must_use]
+    pub fn behind_x_forwarded_for_hops(self, hops: u8) -> Self {
+        self.behind(Trust::Hops(hops), Forwarding::XForwardedFor)
     }
 
     /// Believes `Forwarded` (RFC 7239) of peers in these networks.
     #[must_use]
     pub fn behind_forwarded(self, networks: impl IntoIterator<Item = Network>) -> Self {
-        self.behind(networks, Forwarding::Forwarded)
+        self.behind_networks(networks, Forwarding::Forwarded)
+    }
+
+    /// Believes the last so many elements of `Forwarded`, as
+    /// [`behind_x_forwarded_for_hops`](Self::behind_x_forwarded_for_hops) does.
+    #[must_use]
+    pub fn behind_forwarded_hops(self, hops: u8) -> Self {
+        self.behind(Trust::Hops(hops), Forwarding::Forwarded)
     }
 
     /// Believes a header with one address, such as `CF-Connecting-IP`, of peers in these networks.
@@ -106,46 +143,82 @@ impl ClientIp {
         name: HeaderName,
         networks: impl IntoIterator<Item = Network>,
     ) -> Self {
-        self.behind(networks, Forwarding::Single(name))
+        self.behind_networks(networks, Forwarding::Single(name))
     }
 
-    fn behind(self, networks: impl IntoIterator<Item = Network>, header: Forwarding) -> Self {
-        let networks = networks.into_iter().collect();
-        Self { proxies: Some(Arc::new(Proxies { networks, header })), ..self }
+    fn behind_networks(
+        self,
+        networks: impl IntoIterator<Item = Network>,
+        header: Forwarding,
+    ) -> Self {
+        self.behind(Trust::Networks(networks.into_iter().collect()), header)
+    }
+
+    fn behind(self, trust: Trust, header: Forwarding) -> Self {
+        Self { proxies: Some(Arc::new(Proxies { trust, header })), ..self }
     }
 
     /// The client's address; `None` where the server does not say who its peer is.
     #[must_use]
     pub fn find(&self, headers: &HeaderMap, extensions: &Extensions) -> Option<ClientAddr> {
+        let direct = self.direct(extensions)?;
+        Some(self.proxies.as_ref().map_or(direct, |proxies| proxies.walk(direct, headers).0))
+    }
+
+    /// The scheme and host that the client has asked for, as the proxies say: in the element of
+    /// `Forwarded` that names the client, or, where another header names it, in the last entry of
+    /// `X-Forwarded-Proto` and `X-Forwarded-Host`, which the nearest proxy must write. Nothing is
+    /// known where no proxy is believed.
+    #[must_use]
+    pub fn origin(&self, headers: &HeaderMap, extensions: &Extensions) -> ForwardedOrigin {
+        match (&self.proxies, self.direct(extensions)) {
+            (Some(proxies), Some(direct)) => proxies.origin(direct, headers),
+            _ => ForwardedOrigin::default(),
+        }
+    }
+
+    fn direct(&self, extensions: &Extensions) -> Option<ClientAddr> {
         // CLIENTIP-32: an IPv4 client of an IPv6 socket is an IPv4 client.
         let peer = (self.peer.0)(extensions)?.to_canonical();
-        let direct = ClientAddr { client: peer, peer, opaque: false };
-        Some(self.proxies.as_ref().map_or(direct, |proxies| proxies.client_behind(direct, headers)))
+        Some(ClientAddr { client: peer, peer, opaque: false })
     }
 }
 
 impl Proxies {
-    /// Walks from the peer towards the client while whoever speaks is trusted.
-    fn client_behind(&self, direct: ClientAddr, headers: &HeaderMap) -> ClientAddr {
-        let mut client = direct.client;
-        if !self.trusts(client) {
-            return direct;
+    /// The client, and which of the hops it is, unless it is the peer.
+    fn walk(&self, direct: ClientAddr, headers: &HeaderMap) -> (ClientAddr, Option<usize>) {
+        if !self.trusts_peer(direct.peer) {
+            return (direct, None);
         }
-        for hop in self.hops(headers) {
-            let Some(address) = hop else {
-                // CLIENTIP-5: what is further left was not said by anybody that is trusted.
-                return ClientAddr { client, opaque: true, ..direct };
-            };
-            client = address;
-            if !self.trusts(client) {
-                break;
+        let hops = self.hops(headers);
+        match &self.trust {
+            Trust::Hops(number) => {
+                let last = usize::from(*number) - 1;
+                match hops.get(last) {
+                    Some(&Some(client)) => (ClientAddr { client, ..direct }, Some(last)),
+                    // CLIENTIP-4: no guess.
+                    _ => (ClientAddr { opaque: true, ..direct }, None),
+                }
             }
+            Trust::Networks(networks) => first_stranger(networks, direct, &hops),
         }
-        ClientAddr { client, ..direct }
     }
 
-    fn trusts(&self, address: IpAddr) -> bool {
-        self.networks.iter().any(|network| network.contains(address))
+    fn origin(&self, direct: ClientAddr, headers: &HeaderMap) -> ForwardedOrigin {
+        let (found, hop) = self.walk(direct, headers);
+        match (&self.header, hop) {
+            _ if found.opaque || !self.trusts_peer(direct.peer) => ForwardedOrigin::default(),
+            (Forwarding::Forwarded, None) => ForwardedOrigin::default(),
+            (Forwarding::Forwarded, Some(hop)) => ForwardedOrigin::of_hop(headers, hop),
+            _ => ForwardedOrigin::of_x_forwarded(headers),
+        }
+    }
+
+    fn trusts_peer(&self, peer: IpAddr) -> bool {
+        match &self.trust {
+            Trust::Hops(number) => *number > 0,
+            Trust::Networks(networks) => is_in(networks, peer),
+        }
     }
 
     /// The addresses that were forwarded for, nearest first; `None` for one that cannot be read.
@@ -158,6 +231,30 @@ impl Proxies {
     }
 }
 
+/// Walks from the peer, which is a proxy, towards the client while whoever speaks is trusted.
+fn first_stranger(
+    networks: &[Network],
+    direct: ClientAddr,
+    hops: &[Option<IpAddr>],
+) -> (ClientAddr, Option<usize>) {
+    let (mut found, mut at) = (direct, None);
+    for (hop, address) in hops.iter().enumerate() {
+        let &Some(client) = address else {
+            // CLIENTIP-5: what is further left was not said by anybody that is trusted.
+            return (ClientAddr { opaque: true, ..found }, at);
+        };
+        (found.client, at) = (client, Some(hop));
+        if !is_in(networks, client) {
+            break;
+        }
+    }
+    (found, at)
+}
+
+fn is_in(networks: &[Network], address: IpAddr) -> bool {
+    networks.iter().any(|network| network.contains(address))
+}
+
 impl Default for ClientIp {
     fn default() -> Self {
         Self::from_extensions(|extensions| extensions.get::<PeerAddr>().map(|peer| peer.0.ip()))
@@ -168,17 +265,9 @@ impl fmt::Debug for ClientIp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let proxies = self.proxies.as_deref();
         f.debug_struct("ClientIp")
-            .field("networks", &proxies.map(|proxies| &proxies.networks))
+            .field("trust", &proxies.map(|proxies| &proxies.trust))
             .field("header", &proxies.map(|proxies| &proxies.header))
             .finish_non_exhaustive()
-    }
-}
-
-/// The part of an address that one host answers for: all of IPv4, a /64 of IPv6 (CLIENTIP-40).
-pub(crate) fn host_part(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

@@ -1,4 +1,5 @@
 use http::header::FORWARDED;
+use http::uri::{Authority, Scheme};
 
 use super::*;
 
@@ -25,15 +26,6 @@ fn found(client_ip: &ClientIp, peer: &str, lines: &[(&'static str, &str)]) -> St
 }
 
 const XFF: &str = "x-forwarded-for";
-
-#[test]
-fn hosts_of_one_ipv6_network_are_one_and_mapped_ipv4_hosts_are_not() {
-    let part = |text: &str| host_part(text.parse().unwrap());
-    assert_eq!(part("2001:db8::1"), part("2001:db8::ffff:1"), "CLIENTIP-40, attack 28");
-    assert_ne!(part("2001:db8::1"), part("2001:db8:0:1::1"), "CLIENTIP-40");
-    assert_ne!(part("::ffff:192.0.2.1"), part("::ffff:192.0.2.2"), "attack 28");
-    assert_eq!(part("::ffff:192.0.2.1"), part("192.0.2.1"), "CLIENTIP-32");
-}
 
 #[test]
 fn headers_of_strangers_are_never_believed() {
@@ -102,10 +94,132 @@ fn forwarded_is_read_as_rfc_7239_writes_it() {
         ("for=_", "10.0.0.1*"),
         ("for=\"192.0.2.1", "10.0.0.1*"),
         ("for", "10.0.0.1*"),
+        ("for=192.0.2.1;=x", "10.0.0.1*"),
+        ("for=192.0.2.1;host=api.example:8443", "192.0.2.1"),
     ] {
         let lines = [(FORWARDED.as_str(), text)].map(|(_, text)| ("forwarded", text));
         assert_eq!(found(&client_ip, "10.0.0.1", &lines), expected, "CLIENTIP-20 to 24: {text}");
     }
+}
+
+/// A client could once choose its address: what its proxy appended stood behind the quote that the
+/// client had opened, and what the client had written before it was believed.
+#[test]
+fn a_quote_that_a_client_opens_does_not_hide_what_its_proxy_appends() {
+    let client_ip = ClientIp::default().behind_forwarded(trusted());
+    let long = format!("x=\"{}, for=6.6.6.6;x=\"", "y".repeat(4096 - 60));
+    for sent in [
+        "for=6.6.6.6;x=\"",
+        "for=6.6.6.6;x=\"\\",
+        "for=6.6.6.6;\"",
+        "for=6.6.6.6;x=y\"",
+        "for=6.6.6.6;x=\"\"y\"",
+        // Cut within the quotes, what is quoted would seem to be outside of them.
+        &long,
+    ] {
+        for (appended, client) in [
+            ("for=203.0.113.9", "203.0.113.9"),
+            ("for=\"[2001:db8::9]:443\"", "2001:db8::9"),
+            ("for=203.0.113.9, for=10.0.0.2;by=\"_x\"", "203.0.113.9"),
+            ("for=203.0.113.9;x=\"a,b, c\";y=z", "203.0.113.9"),
+        ] {
+            let line = format!("{sent}, {appended}");
+            let found = found(&client_ip, "10.0.0.1", &[("forwarded", &line)]);
+            assert_eq!(found, client, "attack 27, CLIENTIP-23: {line}");
+        }
+    }
+    for line in [
+        "for=6.6.6.6;x=y, z",
+        "for=6.6.6.6;x=\", for=203.0.113.9;for=203.0.113.9",
+        "for=203.0.113.9;x=\",,,,,,,,,,, for=6.6.6.6;y=\"",
+    ] {
+        let found = found(&client_ip, "10.0.0.1", &[("forwarded", line)]);
+        assert_eq!(found, "10.0.0.1*", "CLIENTIP-5: {line}");
+    }
+}
+
+/// Half an address was once read as another one.
+#[test]
+fn an_address_that_the_bound_cuts_is_not_read() {
+    let client_ip = ClientIp::default().behind_x_forwarded_for(trusted());
+    let proxies = ",10.0.0.2";
+    for cut in 0..12 {
+        let padding = " ".repeat(4096 - proxies.len() - cut);
+        let line = format!("203.0.113.9{padding}{proxies}");
+        let found = found(&client_ip, "10.0.0.1", &[(XFF, &line)]);
+        let whole = line.len() <= 4096;
+        assert_eq!(found, if whole { "203.0.113.9" } else { "10.0.0.2*" }, "CLIENTIP-8: {cut}");
+    }
+}
+
+#[test]
+fn a_number_of_proxies_is_counted_from_the_right() {
+    let name = "forwarded";
+    for (hops, lines, expected, why) in [
+        (1, &[(XFF, "6.6.6.6, 198.51.100.7")][..], "198.51.100.7", "CLIENTIP-4"),
+        (2, &[(XFF, "6.6.6.6, 198.51.100.7, 10.0.0.2")], "198.51.100.7", "CLIENTIP-4"),
+        (2, &[(XFF, "6.6.6.6, 198.51.100.7"), (XFF, "10.0.0.2")], "198.51.100.7", "CLIENTIP-6"),
+        (2, &[(XFF, "6.6.6.6")], "203.0.113.1*", "CLIENTIP-4: fewer entries"),
+        (1, &[], "203.0.113.1*", "CLIENTIP-4: fewer entries"),
+        (1, &[(XFF, "6.6.6.6, unknown")], "203.0.113.1*", "CLIENTIP-5"),
+        (2, &[(XFF, "198.51.100.7, unknown")], "198.51.100.7", "the other was not asked"),
+        (0, &[(XFF, "6.6.6.6")], "203.0.113.1", "no proxy"),
+        (40, &[(XFF, "6.6.6.6")], "203.0.113.1*", "CLIENTIP-8"),
+        (1, &[(name, "for=6.6.6.6"), (XFF, "198.51.100.7")], "198.51.100.7", "CLIENTIP-2"),
+    ] {
+        let client_ip = ClientIp::default().behind_x_forwarded_for_hops(hops);
+        assert_eq!(found(&client_ip, "203.0.113.1", lines), expected, "{why}: {hops} {lines:?}");
+    }
+    let client_ip = ClientIp::default().behind_forwarded_hops(2);
+    let line = "for=6.6.6.6, for=\"[2001:db8::1]:443\", for=10.0.0.2";
+    assert_eq!(found(&client_ip, "203.0.113.1", &[(name, line)]), "2001:db8::1", "CLIENTIP-4");
+}
+
+#[test]
+fn a_host_and_a_scheme_are_those_that_a_proxy_vouches_for() {
+    let asked = |client_ip: &ClientIp, peer: &str, lines: &[(&'static str, &str)]| {
+        let (headers, extensions) = request(peer, lines);
+        let ForwardedOrigin { scheme, authority } = client_ip.origin(&headers, &extensions);
+        let part = |text: Option<&str>| text.unwrap_or("-").to_owned();
+        let scheme = part(scheme.as_ref().map(Scheme::as_str));
+        format!("{scheme} {}", part(authority.as_ref().map(Authority::as_str)))
+    };
+    let [proto, host, element] = ["x-forwarded-proto", "x-forwarded-host", "forwarded"];
+    let spoofed = [(proto, "http"), (host, "evil.example"), (element, "for=6.6.6.6;proto=http")];
+    let forwarded = ClientIp::default().behind_forwarded(trusted());
+    let xff = ClientIp::default().behind_x_forwarded_for(trusted());
+    for client_ip in [&ClientIp::default(), &forwarded, &xff] {
+        assert_eq!(asked(client_ip, "203.0.113.9", &spoofed), "- -", "CLIENTIP-9: a stranger");
+    }
+    assert_eq!(asked(&ClientIp::default(), "10.0.0.1", &spoofed), "- -", "CLIENTIP-9");
+    for (lines, expected) in [
+        (&[(proto, "https"), (host, "api.example:8443")][..], "https api.example:8443"),
+        (&[(proto, "http, HTTPS"), (host, "evil.example,api.example")], "https api.example"),
+        (&[(proto, "http"), (proto, "https")], "https -"),
+        (&[(proto, "ftp"), (host, "evil@api.example")], "- -"),
+        (&[(proto, "http,"), (host, "a b")], "- -"),
+        (&[(element, "for=192.0.2.1;proto=https;host=api.example")], "- -"),
+    ] {
+        assert_eq!(asked(&xff, "10.0.0.1", lines), expected, "CLIENTIP-9: {lines:?}");
+    }
+    for (line, expected) in [
+        ("for=192.0.2.1;proto=https;host=api.example", "https api.example"),
+        ("for=6.6.6.6;proto=http, for=192.0.2.1;proto=https", "https -"),
+        (
+            "for=192.0.2.1;Proto=https;host=\"api.example:8443\", for=10.0.0.2;proto=http",
+            "https api.example:8443",
+        ),
+        ("for=6.6.6.6;proto=http, proto=https", "- -"),
+        ("proto=https", "- -"),
+    ] {
+        let lines = [(element, line), (proto, "http")];
+        assert_eq!(asked(&forwarded, "10.0.0.1", &lines), expected, "CLIENTIP-9: {line}");
+    }
+    let hops = ClientIp::default().behind_forwarded_hops(1);
+    let line = "for=6.6.6.6;proto=http, for=192.0.2.1;proto=https";
+    assert_eq!(asked(&hops, "203.0.113.1", &[(element, line)]), "https -", "CLIENTIP-9");
+    let none = ClientIp::default().behind_x_forwarded_for_hops(0);
+    assert_eq!(asked(&none, "203.0.113.1", &spoofed), "- -", "CLIENTIP-9");
 }
 
 #[test]

@@ -119,24 +119,71 @@ fn a_quota_that_is_too_fast_says_so() {
 }
 
 #[test]
-fn keys_of_different_parts_differ() {
-    let key = |parts: &[&str]| PartitionKey::new(parts);
-    assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
-    for other in [&["a", "c"][..], &["ab"], &["a", "b", ""], &["", "ab"], &["b", "a"]] {
-        assert_ne!(key(&["a", "b"]), key(other), "{other:?}");
+fn a_settlement_gives_back_or_takes_within_bounds() {
+    // The quota has 5 units of 100 each. TAT, time and units; the TAT that is kept.
+    let quota = Key::new(100, 5).quota;
+    for (tat, now, units, expected) in [
+        (0, 0, 0, 0),
+        (300, 0, -1, 200),
+        (300, 0, -3, 0),
+        (300, 0, -4, 0),
+        (300, 250, -1, 200),
+        (300, 0, i64::MIN, 0),
+        (0, 1000, 2, 1200),
+        (1300, 1000, 2, 1500),
+        (1300, 1000, 7, 2000),
+        (1300, 1000, 8, 2000),
+        (0, 1000, i64::MAX, 2000),
+        (2000, 1000, 1, 2000),
+        // The clock went back: a full burst is spent, as for a decision.
+        (2001, 1000, 1, 1600),
+        (2001, 1000, -1, 1400),
+    ] {
+        assert_eq!(quota.settle(tat, now, units), expected, "{tat} at {now}: {units}");
     }
 }
 
 #[test]
-fn the_key_under_a_secret_is_the_same_on_every_node_and_release() {
-    let key = |secret: &[u8; 16]| PartitionHasher::new(secret).key(["a", "b"]);
-    assert_eq!(
-        key(b"0123456789abcdef").to_u128(),
-        270_061_198_547_494_134_083_740_139_581_912_105_932,
-        "stores keep these keys"
-    );
-    assert_ne!(key(b"0123456789abcdef"), key(b"0123456789abcdeg"), "the last byte counts");
-    assert_ne!(key(b"0123456789abcdef"), PartitionKey::new(["a", "b"]), "RL-68");
+fn a_debt_is_paid_back_before_anything_passes() {
+    let mut key = Key::new(100, 5);
+    key.tat = key.quota.settle(0, 0, 7);
+    for (now, cost, expected) in [
+        (0, 0, Step::Deny { retry: 200, remaining: 0 }),
+        (0, 5, Step::Deny { retry: 700, remaining: 0 }),
+        (200, 0, Step::Allow { remaining: 0, reset: 500 }),
+        (299, 1, Step::Deny { retry: 1, remaining: 0 }),
+        (300, 1, Step::Allow { remaining: 0, reset: 500 }),
+    ] {
+        assert_eq!(step(key.take(now, cost)), expected, "{cost} at {now}");
+    }
+    let (decision, _) = key.quota.decide(900, 200, 1);
+    let usage = decision.usage();
+    assert_eq!((nanos(usage.next_unit), nanos(usage.reset_after)), (300, 700), "RL-2");
+}
+
+#[test]
+fn what_is_asked_together_is_taken_together() {
+    let take = |burst, cost| Take::new(PartitionKey::new([""]), Key::new(100, burst).quota, cost);
+    // The bursts and costs of two takes, their TATs, and the TATs that are kept at 1000.
+    for (takes, tats, expected) in [
+        ([(5, 1), (2, 1)], [0, 0], [1100, 1100]),
+        ([(5, 1), (2, 1)], [1400, 1200], [1400, 1200]),
+        ([(5, 1), (2, 1)], [1500, 1100], [1500, 1100]),
+        ([(5, 1), (2, 3)], [0, 0], [0, 0]),
+        ([(5, 0), (2, 0)], [1300, 0], [1300, 1000]),
+        // A TAT from before the clock went back is mended also where nothing is taken.
+        ([(5, 1), (2, 3)], [9999, 9999], [1500, 1200]),
+    ] {
+        let mut kept = tats;
+        let takes = takes.map(|(burst, cost)| take(burst, cost));
+        let decisions = Take::decide(&takes, &mut kept, 1000);
+        assert_eq!(kept, expected, "RL-24, 66: {tats:?}");
+        for (n, decision) in decisions.iter().enumerate() {
+            let looked = takes[n].quota.decide(kept[n], 1000, 0).0;
+            assert_eq!(decision.usage(), looked.usage(), "RL-66: each says where it stands");
+        }
+    }
+    assert!(Take::decide(&[], &mut [], 0).are_allowed(), "nothing is refused by nobody");
 }
 
 /// Requests as (pause before it, cost).
@@ -196,15 +243,80 @@ proptest! {
         }
     }
 
+    /// RL-42 with corrections: in any interval, what is taken in all, less what is given back, is
+    /// at most burst + W / interval and one burst of debt.
+    #[test]
+    fn no_interval_takes_more_than_the_bound_and_a_debt(
+        interval in 1..300u64, burst in 1..20u32,
+        trace in vec((0..500u64, 0..4u32, -30..30i64), 1..100),
+    ) {
+        let mut key = Key::new(interval, burst);
+        let mut now = 0;
+        // Times, and the units by which the TAT moved, which a bound may have cut.
+        let mut moves: Vec<(u64, i64)> = Vec::new();
+        for (pause, cost, units) in trace {
+            now += pause;
+            if let Decision::Allowed(_) = key.take(now, cost) {
+                moves.push((now, cost.into()));
+            }
+            let before = key.tat.max(now);
+            key.tat = key.quota.settle(key.tat, now, units);
+            let moved = i128::from(key.tat.max(now)) - i128::from(before);
+            moves.push((now, i64::try_from(moved.div_euclid(i128::from(interval))).unwrap()));
+            prop_assert!(key.tat <= now + 2 * interval * u64::from(burst), "a burst is owed at most");
+        }
+        for (first, &(from, _)) in moves.iter().enumerate() {
+            let mut units = 0;
+            for &(at, moved) in &moves[first..] {
+                units += moved;
+                let bound = 2 * u64::from(burst) + (at - from) / interval;
+                prop_assert!(units <= i64::try_from(bound).unwrap(), "RL-42");
+            }
+        }
+    }
+
+    /// RL-24: several quotas decide as each would alone, and none takes unless all do.
+    #[test]
+    fn several_quotas_take_as_each_alone_or_not_at_all(
+        quotas in vec((1..300u64, 1..20u32), 1..5),
+        trace in vec((0..500u64, vec(0..4u32, 5)), 1..60),
+    ) {
+        let quotas: Vec<Key> =
+            quotas.into_iter().map(|(interval, burst)| Key::new(interval, burst)).collect();
+        let mut tats = vec![0; quotas.len()];
+        let mut now = 0;
+        for (pause, costs) in trace {
+            now += pause;
+            let takes: Vec<Take> = quotas.iter().zip(&costs)
+                .map(|(key, &cost)| Take::new(PartitionKey::new([""]), key.quota, cost)).collect();
+            let alone: Vec<_> = takes.iter().zip(&tats)
+                .map(|(take, &tat)| take.quota.decide(tat, now, take.cost)).collect();
+            let before = tats.clone();
+            let decisions = Take::decide(&takes, &mut tats, now);
+            let passes = alone.iter().all(|(decision, _)| matches!(decision, Decision::Allowed(_)));
+            prop_assert_eq!(decisions.are_allowed(), passes);
+            for (n, (decision, tat)) in alone.into_iter().enumerate() {
+                let is_limited = matches!(decision, Decision::Limited { .. });
+                if passes || is_limited {
+                    prop_assert_eq!(decisions[n], decision);
+                }
+                prop_assert_eq!(tats[n], if passes { tat } else { before[n] });
+            }
+        }
+    }
+
     /// RL-46: no input overflows.
     #[test]
     fn any_state_and_any_time_decide_without_overflow(
-        tat: u64, now in 0..u64::MAX / 2, cost: u32, units in 1..u32::MAX, burst in 1..u32::MAX,
+        tat: u64, now in 0..u64::MAX / 2, cost: u32, rate in 1..u32::MAX, burst in 1..u32::MAX,
+        units: i64,
     ) {
-        let Ok(quota) = Quota::new(units, Duration::from_secs(3600), burst) else {
+        let Ok(quota) = Quota::new(rate, Duration::from_secs(3600), burst) else {
             return Ok(());
         };
         let (decision, _) = quota.decide(tat, now, cost);
         prop_assert!(decision.usage().remaining <= burst);
+        let settled = quota.settle(tat, now, units);
+        prop_assert!(settled <= now.saturating_add(2 * nanos(quota.refill_time())));
     }
 }

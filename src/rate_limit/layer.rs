@@ -1,17 +1,17 @@
 use std::collections::HashSet;
 use std::fmt;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{Extensions, HeaderMap, Request, Response};
+use http::{Request, Response};
 use tower_layer::Layer;
 
-use crate::client_ip::{ClientIp, host_part};
+use crate::client_ip::ClientIp;
 use crate::clock::{Clock, SystemClock};
-use crate::principal::{Authenticated, Principal};
-use crate::quota::{PartitionHasher, PartitionKey, Quota};
+use crate::partition::{Caller, Partition, PartitionHasher, PartitionKey, UnknownCaller};
+use crate::principal::Principal;
+use crate::quota::Quota;
 use crate::rate_limit::RateLimit;
 use crate::rate_limit::headers::Policy;
 use crate::rejection::{RefusalStyle, Rejection, Responder};
@@ -40,13 +40,6 @@ pub(super) struct Config {
     rest: Tier,
 }
 
-/// Whose units are counted together.
-#[derive(Clone, Copy)]
-enum Partition {
-    Address,
-    Principal,
-}
-
 /// Callers with one quota.
 #[derive(Clone)]
 struct Tier {
@@ -69,16 +62,16 @@ pub(super) struct Limit {
 impl RateLimitLayer {
     /// Gives every principal this quota, and callers in a tier another one.
     pub fn new(store: impl RateLimitStore, quota: Quota) -> Self {
-        Self::with_partition(store, quota, Partition::Principal)
+        Self::counting(store, quota, Partition::principal())
     }
 
     /// Gives every address this quota: an IPv4 address, or the /64 network of an IPv6 address,
     /// which is what one host has.
     pub fn by_address(store: impl RateLimitStore, quota: Quota) -> Self {
-        Self::with_partition(store, quota, Partition::Address).with_name("address")
+        Self::counting(store, quota, Partition::address()).with_name("address")
     }
 
-    fn with_partition(store: impl RateLimitStore, quota: Quota, partition: Partition) -> Self {
+    fn counting(store: impl RateLimitStore, quota: Quota, partition: Partition) -> Self {
         let config = Config {
             store: Arc::new(store),
             clock: Arc::new(SystemClock),
@@ -133,6 +126,12 @@ impl RateLimitLayer {
         self.config_mut().tiers.push(Tier::unlimited(name, Some(requirement)));
         self.config.panic_if_a_name_is_taken();
         self.with_names_hashed()
+    }
+
+    /// Whose units are counted together. Default: each principal's, or each address's.
+    pub fn with_partition(mut self, partition: Partition) -> Self {
+        self.config_mut().partition = partition;
+        self
     }
 
     /// The secret under which callers are hashed before a store sees them: 128 bits that nobody
@@ -233,38 +232,16 @@ impl Config {
 
     /// What the request takes from; `None` when it is not limited.
     pub(super) fn bucket<B>(&self, request: &Request<B>) -> Result<Option<Bucket<'_>>, Rejection> {
-        let extensions = request.extensions();
-        let authenticated = Authenticated::of(extensions);
-        if authenticated.is_none() {
-            self.check_nobody_need_be_known()?;
+        let caller = Caller::of(request.headers(), request.extensions(), &self.client_ip);
+        if caller.authenticated.is_none() && !self.tiers.is_empty() {
+            return Err(UnknownCaller::Principal.into());
         }
-        let principal = authenticated.and_then(|authenticated| authenticated.principal.as_ref());
-        let tier = self.tier(principal);
+        let tier = self.tier(caller.principal());
         let Some(limit) = &tier.limit else {
             return Ok(None);
         };
-        let key = match (self.partition, principal) {
-            (Partition::Principal, Some(principal)) => {
-                tier.hasher.key(["principal", principal.issuer(), principal.subject()])
-            }
-            (Partition::Principal, None) | (Partition::Address, _) => {
-                self.address_key(tier, request.headers(), extensions)?
-            }
-        };
+        let key = self.partition.key(tier.hasher.clone(), &caller)?;
         Ok(Some(Bucket { limit, key }))
-    }
-
-    fn check_nobody_need_be_known(&self) -> Result<(), Rejection> {
-        Err(Rejection::layer_missing(match self.partition {
-            Partition::Address if self.tiers.is_empty() => return Ok(()),
-            Partition::Address => {
-                "RateLimitLayer with tiers needs an AuthenticateLayer outside of it"
-            }
-            Partition::Principal => {
-                "RateLimitLayer needs an AuthenticateLayer outside of it; \
-                 or use RateLimitLayer::by_address"
-            }
-        }))
     }
 
     pub(super) fn refuse<B>(
@@ -284,25 +261,6 @@ impl Config {
         };
         let now = || self.clock.now();
         self.tiers.iter().find(|tier| tier.takes(principal, &now)).unwrap_or(&self.rest)
-    }
-
-    fn address_key(
-        &self,
-        tier: &Tier,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Result<PartitionKey, Rejection> {
-        let found = self.client_ip.find(headers, extensions).ok_or_else(|| {
-            Rejection::layer_missing(
-                "RateLimitLayer cannot see the peer's address: insert PeerAddr into requests, \
-                 or say where it is with ClientIp",
-            )
-        })?;
-        // The family is a part, so that no four bytes of one are taken for those of the other.
-        Ok(match host_part(found.client) {
-            IpAddr::V4(v4) => tier.hasher.key([&b"v4"[..], &v4.octets()]),
-            IpAddr::V6(v6) => tier.hasher.key([&b"v6"[..], &v6.octets()]),
-        })
     }
 }
 

@@ -8,7 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::event::AuditSlot;
-use crate::quota::Decision;
+use crate::quota::{Decision, Decisions};
 use crate::rate_limit::RateLimitFuture;
 use crate::rate_limit::headers::Fields;
 use crate::rate_limit::layer::{Config, Limit};
@@ -73,10 +73,18 @@ impl Config {
     pub(super) fn settle<B>(
         &self,
         limit: &Limit,
-        answer: Result<Decision, StoreError>,
+        answer: Result<Decisions, StoreError>,
         request: &Request<B>,
     ) -> Result<Fields, Box<Response<Bytes>>> {
-        let decision = answer.map_err(|error| {
+        let one = |decisions: Decisions| {
+            if let Some(slot) = AuditSlot::of(request.extensions())
+                && decisions.are_fallback()
+            {
+                slot.fell_back();
+            }
+            decisions.first().copied().ok_or_else(|| StoreError::new("it decided on nothing"))
+        };
+        let decision = answer.and_then(one).map_err(|error| {
             trace::unavailable(&error);
             self.refuse(error.into(), request)
         })?;

@@ -50,6 +50,7 @@ mod status;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::partition::UnknownCaller;
 use crate::requirement::{Requirement, Unmet};
 use crate::scope::Scope;
 use crate::token::MalformedCredentials;
@@ -62,6 +63,23 @@ pub(crate) use self::answer::AnswerFuture;
 pub(crate) use self::grpc::status_of as grpc_status;
 pub(crate) use self::headers::whole_seconds;
 pub(crate) use self::responder::RefusalStyle;
+
+/// When one of many running requests will have ended, as far as anybody knows.
+const SHORTLY: Duration = Duration::from_secs(1);
+
+/// The reason of a refusal of an address, whatever it sends.
+const BANNED: &str = "banned";
+
+/// The reasons of refusals of authentic tokens.
+const AUTHENTIC: [&str; 7] = [
+    "expired",
+    "invalid_claims",
+    "missing_claim",
+    "not_active",
+    "revoked",
+    "sender_constrained",
+    "wrong_audience",
+];
 
 /// Why a request was refused, and everything the client is told about it.
 ///
@@ -204,6 +222,34 @@ impl Rejection {
         Self { policy: Some(policy), retry_after, ..Self::new(RejectionKind::RateLimited) }
     }
 
+    /// An address has failed too often.
+    pub(crate) fn banned(policy: Arc<str>, wait: Duration) -> Self {
+        let message = "too many bad tokens from this address; wait as long as the answer says";
+        let rejection = Self::limited(policy, Some(wait)).with_reason(BANNED);
+        Self { message: Some(message), ..rejection }
+    }
+
+    /// A caller has as many requests running as it may.
+    pub(crate) fn too_many_at_once(policy: Arc<str>) -> Self {
+        let message = "too many requests at once; wait for the answer to another one";
+        let rejection = Self::limited(policy, Some(SHORTLY)).with_reason("too_many_at_once");
+        Self { message: Some(message), ..rejection }
+    }
+
+    /// All callers together have as many requests running as there may be.
+    pub(crate) fn at_capacity(policy: Arc<str>) -> Self {
+        let message = "the service has as many requests as it can serve; try again shortly";
+        let rejection = Self::new(RejectionKind::Unavailable).with_reason("at_capacity");
+        let rejection = rejection.with_retry_after(SHORTLY);
+        Self { message: Some(message), policy: Some(policy), ..rejection }
+    }
+
+    /// Whether the token may have been a guess: it was not good, and not known to be authentic.
+    pub(crate) fn is_guess(&self) -> bool {
+        // The reason tells, because an API may call every token invalid.
+        self.kind == RejectionKind::InvalidToken && !AUTHENTIC.contains(&self.reason)
+    }
+
     pub(crate) fn unmet(lack: Unmet) -> Self {
         let kind = match lack {
             Unmet::Policy => RejectionKind::Forbidden,
@@ -233,6 +279,24 @@ impl Rejection {
             | RejectionKind::TokenRevoked => Self { kind: RejectionKind::InvalidToken, ..self },
             _ => self,
         }
+    }
+}
+
+impl From<UnknownCaller> for Rejection {
+    fn from(unknown: UnknownCaller) -> Self {
+        Self::layer_missing(match unknown {
+            UnknownCaller::Address => {
+                "the limit cannot see the peer's address: insert PeerAddr into requests, or say \
+                 where it is with ClientIp"
+            }
+            UnknownCaller::Principal => {
+                "the limit needs an AuthenticateLayer outside of it; or count by address, without \
+                 tiers"
+            }
+            UnknownCaller::Value => {
+                "the limit cannot see the extension that it counts by: insert it further out"
+            }
+        })
     }
 }
 

@@ -4,12 +4,24 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use serde::Serialize;
 
-use crate::rejection::{Rejection, RejectionKind, status};
+use crate::rejection::{BANNED, Rejection, RejectionKind, status};
 use crate::scope::Scope;
 
 /// The problem type for a quota that is used up, and the title that goes with it.
 const QUOTA_EXCEEDED: (&str, &str) =
     ("https://iana.org/assignments/http-problem-types#quota-exceeded", "Quota exceeded");
+
+/// The same for callers that behave like an attacker.
+const ABNORMAL_USAGE: (&str, &str) = (
+    "https://iana.org/assignments/http-problem-types#abnormal-usage-detected",
+    "Abnormal usage detected",
+);
+
+/// The problem type for a server with too much to do.
+const REDUCED_CAPACITY: (&str, &str) = (
+    "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+    "Temporarily reduced capacity",
+);
 
 #[derive(Serialize)]
 struct Problem<'a> {
@@ -31,7 +43,9 @@ struct Problem<'a> {
 pub(super) fn respond(rejection: &Rejection) -> Response<Bytes> {
     let status = status::of(rejection.kind()).http;
     let (r#type, title) = match rejection.kind() {
+        RejectionKind::RateLimited if rejection.reason() == BANNED => ABNORMAL_USAGE,
         RejectionKind::RateLimited => QUOTA_EXCEEDED,
+        RejectionKind::Unavailable if rejection.policy().is_some() => REDUCED_CAPACITY,
         // BEARER-61: without a type of its own, a problem has the status phrase for a title.
         _ => ("about:blank", status.canonical_reason().unwrap_or_default()),
     };

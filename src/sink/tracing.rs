@@ -34,6 +34,7 @@ impl AuditSink for TracingSink {
             key_id = principal.and_then(|principal| principal.key_id()),
             stale = principal.filter(|principal| principal.is_stale()).map(|_| true),
             address = event.address.map(::tracing::field::display),
+            peer = event.peer.map(::tracing::field::display),
             method = event.method.as_str(),
             path = event.path,
             user_agent = event.user_agent,

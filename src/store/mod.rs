@@ -5,6 +5,7 @@
 //! port for the records of opaque tokens: in memory, in SQLite or in PostgreSQL. With the feature
 //! `revocation`, `RevocationStore` is the port for revocations, which nodes share.
 
+mod fallback;
 pub mod memory;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -25,11 +26,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::quota::{Decision, PartitionKey, Quota};
+use smallvec::{SmallVec, smallvec};
+
+use crate::partition::PartitionKey;
+use crate::quota::{Decisions, INLINE, Quota};
 use crate::rejection::{Rejection, RejectionKind};
 
+pub use self::fallback::FallbackStore;
 #[cfg(feature = "revocation")]
 pub use self::revocation::{News, RevocationPage, RevocationStore, RevokeRequest};
+pub use crate::quota::Take;
 
 #[cfg(feature = "revocation")]
 pub(crate) use self::revocation::ErasedRevocationStore;
@@ -42,15 +48,16 @@ pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRe
 ///
 /// **Contract.** One atomic step for each call: of all calls for a key, the units allowed in any
 /// interval never exceed `burst + interval / period · units` of the quota, whatever runs at the
-/// same time. What is limited takes nothing. [`Quota::decide`] is the definition. A store that
-/// several nodes share uses one clock for all of them instead of [`now`](TakeRequest::now), which
-/// counts from a moment of this process.
+/// same time. The takes of one call, whose keys differ, are decided together: where one is limited,
+/// nothing is taken from any. [`TakeRequest::decide`] is the definition. A store that several nodes
+/// share uses one clock for all of them instead of [`now`](TakeRequest::now), which counts from a
+/// moment of this process.
 ///
 /// Where the state is at hand, [`try_take`](Self::try_take) answers without waiting; otherwise it
 /// says `None` and [`take`](Self::take) is awaited.
 ///
 /// **Errors.** A [`StoreError`] means that nothing is known: the layer refuses with 503, never with
-/// 429 and never with a pass.
+/// 429 and never with a pass. An answer with fewer decisions than takes is one as well.
 ///
 /// **Concurrency.** Called from many tasks at once. The future may be dropped at any await; the
 /// units may then be taken or not.
@@ -59,57 +66,76 @@ pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRe
 /// forget one that is in debt while it could forget another.
 ///
 /// A store over any engine that can compare and swap; one that runs a script or a statement does
-/// there what [`Quota::decide`] does, from [`interval`](Quota::interval) and
+/// there what [`TakeRequest::decide`] does, from [`interval`](Quota::interval) and
 /// [`burst`](Quota::burst), and makes the [`Usage`](crate::Usage) of its answer:
 ///
 /// ```
-/// use std::sync::Mutex;
-/// use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
-/// use tower_gate::{Decision, PartitionKey, Quota};
+/// use std::sync::{Arc, Mutex};
+/// use tower_gate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
+/// use tower_gate::{Decision, Decisions, PartitionKey, Quota};
 /// # use std::{collections::HashMap, io, time::Duration};
 ///
 /// struct SwapStore {
-///     engine: Engine,
+///     engine: Arc<Engine>,
 /// }
 ///
 /// impl RateLimitStore for SwapStore {
-///     async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
-///         let key = request.key.to_u128();
+///     async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
+///         let keys: Vec<u128> = request.takes().iter().map(|take| take.key.to_u128()).collect();
 ///         loop {
 ///             // Zero for a key that is not there, and the time of the engine's own clock.
-///             let (tat, now) = self.engine.read(key).await.map_err(StoreError::new)?;
-///             let (decision, new_tat) = request.quota.decide(tat, now, request.cost);
+///             let (tats, now) = self.engine.read(&keys).await.map_err(StoreError::new)?;
+///             let mut new_tats = tats.clone();
+///             let decisions = request.decide(&mut new_tats, now);
 ///             // Somebody else may have written in the meantime.
-///             if self.engine.swap(key, tat, new_tat).await.map_err(StoreError::new)? {
-///                 return Ok(decision);
+///             if self.engine.swap(&keys, &tats, &new_tats).await.map_err(StoreError::new)? {
+///                 return Ok(decisions);
 ///             }
 ///         }
+///     }
+///
+///     fn settle(&self, settlement: &Settlement) {
+///         let (engine, settlement) = (self.engine.clone(), *settlement);
+///         tokio::spawn(async move {
+///             let keys = [settlement.key.to_u128()];
+///             // A correction that the engine cannot take is lost.
+///             while let Ok((tats, now)) = engine.read(&keys).await {
+///                 let new_tat = settlement.quota.settle(tats[0], now, settlement.units);
+///                 if !matches!(engine.swap(&keys, &tats, &[new_tat]).await, Ok(false)) {
+///                     return;
+///                 }
+///             }
+///         });
 ///     }
 /// }
 /// # struct Engine(Mutex<HashMap<u128, u64>>);
 /// # impl Engine {
-/// #     async fn read(&self, key: u128) -> io::Result<(u64, u64)> {
-/// #         Ok((self.0.lock().unwrap().get(&key).copied().unwrap_or(0), 1_000_000_000))
+/// #     async fn read(&self, keys: &[u128]) -> io::Result<(Vec<u64>, u64)> {
+/// #         let tats = self.0.lock().unwrap();
+/// #         let tat = |key| tats.get(key).copied().unwrap_or(0);
+/// #         Ok((keys.iter().map(tat).collect(), 1_000_000_000))
 /// #     }
-/// #     async fn swap(&self, key: u128, from: u64, to: u64) -> io::Result<bool> {
+/// #     async fn swap(&self, keys: &[u128], from: &[u64], to: &[u64]) -> io::Result<bool> {
 /// #         let mut tats = self.0.lock().unwrap();
-/// #         let tat = tats.entry(key).or_insert(0);
-/// #         let is_unchanged = *tat == from;
-/// #         if is_unchanged {
-/// #             *tat = to;
+/// #         let is_unchanged = |(key, from): (&_, &_)| tats.get(key).copied().unwrap_or(0) == *from;
+/// #         let are_unchanged = keys.iter().zip(from).all(is_unchanged);
+/// #         if are_unchanged {
+/// #             tats.extend(keys.iter().copied().zip(to.iter().copied()));
 /// #         }
-/// #         Ok(is_unchanged)
+/// #         Ok(are_unchanged)
 /// #     }
 /// # }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), StoreError> {
-/// # let store = SwapStore { engine: Engine(Mutex::default()) };
-/// let request = TakeRequest::new(
-///     PartitionKey::new(["caller"]), Quota::per_minute(1), 1, Duration::ZERO,
-/// );
-/// assert!(matches!(store.take(&request).await?, Decision::Allowed(_)));
-/// assert!(matches!(store.take(&request).await?, Decision::Limited { .. }));
+/// # let store = SwapStore { engine: Arc::new(Engine(Mutex::default())) };
+/// let (caller, once) = (PartitionKey::new(["caller"]), Quota::per_minute(1));
+/// let request = TakeRequest::new(caller, once, 1, Duration::ZERO);
+/// assert!(store.take(&request).await?.are_allowed());
+/// assert!(!store.take(&request).await?.are_allowed());
+/// store.settle(&Settlement::new(caller, once, -1, Duration::ZERO));
+/// # tokio::task::yield_now().await;
+/// assert!(store.take(&request).await?.are_allowed());
 /// # Ok(())
 /// # }
 /// ```
@@ -119,7 +145,7 @@ pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRe
 )]
 pub trait RateLimitStore: Send + Sync + 'static {
     /// Answers at once where it can.
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         let _ = request;
         None
     }
@@ -128,38 +154,85 @@ pub trait RateLimitStore: Send + Sync + 'static {
     fn take(
         &self,
         request: &TakeRequest,
-    ) -> impl Future<Output = Result<Decision, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Decisions, StoreError>> + Send;
+
+    /// Corrects what was taken once the cost is known, as [`Quota::settle`] defines it.
+    ///
+    /// It may be called from `drop`: it neither waits nor fails. A store that has to wait hands the
+    /// settlement on, to something with a bound, and counts what it loses.
+    fn settle(&self, settlement: &Settlement);
 }
 
 impl<S: RateLimitStore + ?Sized> RateLimitStore for Arc<S> {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         (**self).try_take(request)
     }
 
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         (**self).take(request).await
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        (**self).settle(settlement);
     }
 }
 
-/// What a [`RateLimitStore`] is asked.
-#[derive(Clone, Copy, Debug)]
+/// What a [`RateLimitStore`] is asked: one take or several, to be decided together.
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TakeRequest {
-    /// Whose units.
-    pub key: PartitionKey,
-    /// How many there are.
-    pub quota: Quota,
-    /// How many to take; zero only looks.
-    pub cost: u32,
+    takes: SmallVec<[Take; INLINE]>,
     /// The time on a clock that never goes back.
     pub now: Duration,
 }
 
 impl TakeRequest {
-    /// A request for this many units.
+    /// A request for this many units of one quota.
     #[must_use]
     pub fn new(key: PartitionKey, quota: Quota, cost: u32, now: Duration) -> Self {
-        Self { key, quota, cost, now }
+        Self { takes: smallvec![Take::new(key, quota, cost)], now }
+    }
+
+    /// A request for units of several quotas. Their keys must differ: two takes from one key are
+    /// one take of both costs.
+    #[must_use]
+    pub fn together(takes: impl IntoIterator<Item = Take>, now: Duration) -> Self {
+        Self { takes: takes.into_iter().collect(), now }
+    }
+
+    /// What is to be taken; the answer has its decisions in this order.
+    #[must_use]
+    pub fn takes(&self) -> &[Take] {
+        &self.takes
+    }
+
+    /// The decisions at `now`, in nanoseconds of whatever clock the store has, where the keys have
+    /// these TATs: zero for a key never seen. What is left in `tats` is to be kept. See
+    /// [`Take::decide`].
+    pub fn decide(&self, tats: &mut [u64], now: u64) -> Decisions {
+        Take::decide(&self.takes, tats, now)
+    }
+}
+
+/// A correction of what was taken.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// Whose units.
+    pub key: PartitionKey,
+    /// How many there are.
+    pub quota: Quota,
+    /// How many more to take; negative to give back.
+    pub units: i64,
+    /// The time on a clock that never goes back.
+    pub now: Duration,
+}
+
+impl Settlement {
+    /// So many more units, or fewer.
+    #[must_use]
+    pub const fn new(key: PartitionKey, quota: Quota, units: i64, now: Duration) -> Self {
+        Self { key, quota, units, now }
     }
 }
 
@@ -202,28 +275,46 @@ impl From<StoreError> for Rejection {
 pub struct UnlimitedStore;
 
 impl RateLimitStore for UnlimitedStore {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
-        let (decision, _) = request.quota.decide(0, 0, 0);
-        Some(Ok(decision))
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
+        let untouched = request.takes.iter().map(|take| take.quota.decide(0, 0, 0).0);
+        Some(Ok(untouched.collect()))
     }
 
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
-        let (decision, _) = request.quota.decide(0, 0, 0);
-        Ok(decision)
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
+        let untouched = request.takes.iter().map(|take| take.quota.decide(0, 0, 0).0);
+        Ok(untouched.collect())
     }
+
+    fn settle(&self, _: &Settlement) {}
+}
+
+/// The store that is closed: every request is refused with 503.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClosedStore;
+
+impl RateLimitStore for ClosedStore {
+    fn try_take(&self, _: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
+        Some(Err(StoreError::new("it is closed")))
+    }
+
+    async fn take(&self, _: &TakeRequest) -> Result<Decisions, StoreError> {
+        Err(StoreError::new("it is closed"))
+    }
+
+    fn settle(&self, _: &Settlement) {}
 }
 
 /// The answer of a store that has to wait, which may outlive the request that asked.
-pub(crate) type Taking = Pin<Box<dyn Future<Output = Result<Decision, StoreError>> + Send>>;
+pub(crate) type Taking = Pin<Box<dyn Future<Output = Result<Decisions, StoreError>> + Send>>;
 
 /// A store without its type, so that a layer has no type parameter.
 pub(crate) trait ErasedStore: Send + Sync {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>>;
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>>;
     fn take(self: Arc<Self>, request: TakeRequest) -> Taking;
 }
 
 impl<S: RateLimitStore> ErasedStore for S {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         RateLimitStore::try_take(self, request)
     }
 

@@ -36,8 +36,10 @@ use crate::recording::{Buffer, Recorded, Recorder, Recording};
 use crate::support::{Probe, TestBody, Trail, anonymous, as_grpc_call, send, with_token};
 
 /// What may stand in `reason`, which is part of the API.
-const REASONS: [&str; 24] = [
+const REASONS: [&str; 27] = [
+    "at_capacity",
     "bad_signature",
+    "banned",
     "broken_header",
     "expired",
     "forbidden",
@@ -54,6 +56,7 @@ const REASONS: [&str; 24] = [
     "sender_constrained",
     "several_credentials",
     "store_unavailable",
+    "too_many_at_once",
     "unknown_key",
     "unknown_token",
     "unsupported_algorithm",
@@ -95,7 +98,8 @@ async fn every_refusal_is_one_event_with_its_reason() {
         let (reason, event) = (refusal.reason, trail.event());
         assert_eq!(answer.status.as_u16(), refusal.status, "AUDIT-1: {reason}");
         assert_eq!(event.reason, Some(reason), "AUDIT-13");
-        let outcome = if refusal.status < 500 { Outcome::Refused } else { Outcome::Error };
+        let is_decided = refusal.status < 500 || reason == "at_capacity";
+        let outcome = if is_decided { Outcome::Refused } else { Outcome::Error };
         assert_eq!(event.outcome, outcome, "AUDIT-1: {reason}");
         assert_eq!(event.status, Some(answer.status), "AUDIT-13: {reason}");
         let subject = event.principal.as_ref().map(Principal::subject);

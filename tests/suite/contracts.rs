@@ -1,6 +1,7 @@
 //! What every adapter of a port does, whatever is behind it. A new adapter is one more line in the
 //! list of its port.
 
+mod layers;
 mod sinks;
 mod stores;
 mod verifiers;

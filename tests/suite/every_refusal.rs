@@ -1,26 +1,32 @@
 //! An API that refuses in every way that there is, and a request for each way.
 
+use std::convert::Infallible;
 use std::time::{Duration, SystemTime};
 
 use axum::Router;
-use axum::routing::any;
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::{MethodRouter, any};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::Request;
 use serde_json::json;
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 use tower_gate::audit::Audit;
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest, UnlimitedStore};
+use tower_gate::store::{
+    RateLimitStore, Settlement, StoreError, Take, TakeRequest, UnlimitedStore,
+};
 use tower_gate::test_util::{TestIssuer, TestToken};
 use tower_gate::verifier::jwt::JwtVerifier;
 use tower_gate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
 use tower_gate::{
-    AuditLayer, AuditSink, AuthenticateLayer, Decision, Principal, Quota, RateLimitLayer,
-    RequireScopeLayer, Requirement, TokenVerifier,
+    AuditLayer, AuditSink, AuthenticateLayer, ClientIp, ConcurrencyLimitLayer, Decisions,
+    FailureLimitLayer, FixedVerifier, Principal, Quota, RateLimitLayer, RequireScopeLayer,
+    Requirement, TokenVerifier,
 };
 
-use crate::support::TestBody;
+use crate::support::{Probe, TestBody, send, with_token};
 
 /// Stands in every token, query and cookie that is sent, and in nothing that may be shown.
 pub(crate) const CANARY: &str = "c4n4ry-0f-the-m1ne";
@@ -56,11 +62,30 @@ pub(crate) fn api(issuer: &TestIssuer, sink: impl AuditSink) -> Audit<Router> {
         .route("/role", require(Requirement::role("admin")))
         .route("/acr", require(Requirement::acr(["mfa"])))
         .route("/spent", handler().layer(limit(EitherStore::Spent(MemoryStore::new()))))
+        .route("/crowded", twice(handler(), &ConcurrencyLimitLayer::new(1)))
+        .route("/full", twice(handler(), &ConcurrencyLimitLayer::global(1)))
         .route("/down", handler().layer(limit(EitherStore::Down)))
         .layer(RateLimitLayer::new(UnlimitedStore, Quota::per_minute(60)))
         .layer(AuthenticateLayer::new(Verifier(issuer.verifier())));
-    let router = behind_authenticate.route("/unwired", require(Requirement::scope("read")));
+    let router = behind_authenticate
+        .route("/banned", any(guesses_twice))
+        .route("/unwired", require(Requirement::scope("read")));
     AuditLayer::new(sink).layer(router)
+}
+
+/// Within the limit twice, where only one may be.
+fn twice(handler: MethodRouter, limit: &ConcurrencyLimitLayer) -> MethodRouter {
+    handler.layer::<_, Infallible>(limit.clone()).layer(limit.clone())
+}
+
+/// An address whose first guess was one too many.
+async fn guesses_twice() -> Response {
+    let limit = FailureLimitLayer::new(Quota::per_hour(1), Duration::from_secs(60))
+        .with_client_ip(ClientIp::of_unix_socket());
+    let gate = limit.layer(AuthenticateLayer::new(FixedVerifier::new()).layer(Probe::default()));
+    send(&gate, with_token("guess")).await;
+    let Ok(response) = gate.oneshot(with_token("guess")).await;
+    response.map(Body::new)
 }
 
 /// Every kind of refusal, some of them in several ways.
@@ -147,6 +172,9 @@ fn good_tokens(issuer: &TestIssuer) -> Vec<Refusal> {
         ("forbidden", 403, Some("user-1"), "/role"),
         ("insufficient_user_authentication", 401, Some("user-1"), "/acr"),
         ("rate_limited", 429, Some("user-1"), "/spent"),
+        ("too_many_at_once", 429, Some("user-1"), "/crowded"),
+        ("at_capacity", 503, Some("user-1"), "/full"),
+        ("banned", 429, None, "/banned"),
         ("store_unavailable", 503, Some("user-1"), "/down"),
         ("misconfigured", 500, None, "/unwired"),
     ];
@@ -208,16 +236,18 @@ enum EitherStore {
 }
 
 impl RateLimitStore for EitherStore {
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         tokio::task::yield_now().await;
         match self {
             Self::Down => Err(StoreError::new("connection refused")),
             Self::Spent(store) => {
-                let mut all = *request;
-                all.cost = all.quota.burst();
+                let Take { key, quota, .. } = request.takes()[0];
+                let all = TakeRequest::new(key, quota, quota.burst(), request.now);
                 let _ = store.take(&all).await?;
                 store.take(request).await
             }
         }
     }
+
+    fn settle(&self, _: &Settlement) {}
 }

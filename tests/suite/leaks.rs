@@ -17,6 +17,7 @@ use http::{HeaderValue, Method, Request, Response};
 use serde::Deserialize;
 use serde_json::json;
 use tower::{Layer, Service, ServiceExt};
+use tower_gate::concurrency_limit::ConcurrencyLimitBody;
 use tower_gate::extract::Claims;
 use tower_gate::sink::{JsonLinesSink, NullSink, QueueSink, TracingSink};
 use tower_gate::store::memory::MemoryStore;
@@ -24,8 +25,9 @@ use tower_gate::store::{StoreError, TakeRequest};
 use tower_gate::verifier::jwt::{Algorithm, JwtVerifier, KeySet, VerifyingKey};
 use tower_gate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
 use tower_gate::{
-    AuditEvent, AuditLayer, AuditSink, AuthenticateLayer, BearerToken, FixedVerifier, PartitionKey,
-    Principal, Quota, RateLimitLayer, Rejection, RequestHead, RequireScopeLayer, TokenVerifier,
+    AuditEvent, AuditLayer, AuditSink, AuthenticateLayer, BearerToken, ClientIp,
+    ConcurrencyLimitLayer, FailureLimitLayer, FixedVerifier, PartitionKey, Principal, Quota,
+    RateLimitLayer, Rejection, RequestHead, RequireScopeLayer, TokenVerifier,
 };
 
 use crate::every_refusal::{self, CANARY};
@@ -283,6 +285,9 @@ fn nothing_that_holds_a_secret_shows_it() {
     let store = MemoryStore::new();
     let limit = RateLimitLayer::new(store.clone(), Quota::per_minute(1));
     let require = RequireScopeLayer::scope("read");
+    let at_once = ConcurrencyLimitLayer::new(1);
+    let failures = FailureLimitLayer::new(Quota::per_minute(1), Duration::from_secs(1));
+    let failures = failures.with_client_ip(ClientIp::of_unix_socket());
     let audit = AuditLayer::new(NullSink);
     let issuer = every_refusal::issuer();
 
@@ -295,6 +300,9 @@ fn nothing_that_holds_a_secret_shows_it() {
     let mut patient = AuthenticateLayer::new(waiting).layer(Probe::default());
     assert!(Service::<Request<TestBody>>::poll_ready(&mut patient, &mut context).is_ready());
     let waits = patient.call(request());
+
+    let watched = failures.layer(patient.clone()).call(request());
+    let runs = at_once.layer(patient).call(request());
 
     for (name, text) in [
         ("VerifyingKey", shown(&key().with_kid("1"))),
@@ -322,6 +330,13 @@ fn nothing_that_holds_a_secret_shows_it() {
         ("RequireScope", shown(&require.layer(Probe::default()))),
         ("AuditFuture", shown(&future)),
         ("AuthenticateFuture", shown(&waits)),
+        ("FailureLimitFuture", shown(&watched)),
+        ("ConcurrencyLimitFuture", shown(&runs)),
+        ("ConcurrencyLimitBody", shown(&ConcurrencyLimitBody::<TestBody>::default())),
+        ("ConcurrencyLimitLayer", shown(&at_once)),
+        ("ConcurrencyLimit", shown(&at_once.layer(Probe::default()))),
+        ("FailureLimitLayer", shown(&failures)),
+        ("FailureLimit", shown(&failures.layer(Probe::default()))),
         ("JsonLinesSink", shown(&JsonLinesSink::new(Buffer::default()))),
         ("QueueSink", shown(&QueueSink::new(NullSink, 1).unwrap())),
     ] {
@@ -370,7 +385,10 @@ async fn hostile_text_adds_no_header() {
         (answer.status, names.collect::<BTreeSet<_>>())
     };
     for method in [Method::GET, Method::POST] {
-        for path in ["/", "/scope", "/role", "/acr", "/spent", "/down", "/unwired"] {
+        for path in [
+            "/", "/scope", "/role", "/acr", "/spent", "/down", "/crowded", "/full", "/banned",
+            "/unwired",
+        ] {
             let expected = names(path, &harmless, &method).await;
             assert_eq!(names(path, &hostile, &method).await, expected, "attack 45: {path}");
             let query = format!("{path}?a=%0d%0aset-cookie:%20session=stolen");

@@ -16,11 +16,11 @@ use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::authenticate::Authenticate;
 use tower_gate::rate_limit::RateLimit;
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
+use tower_gate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 use tower_gate::test_util::TestIssuer;
 use tower_gate::{
-    AuthenticateLayer, Clock, Decision, FixedVerifier, ManualClock, PartitionKey, PeerAddr,
-    Principal, Quota, RateLimitLayer, Requirement,
+    AuthenticateLayer, Clock, Decision, Decisions, FixedVerifier, ManualClock, PartitionKey,
+    PeerAddr, Principal, Quota, RateLimitLayer, Requirement,
 };
 
 use crate::support::{Answer, Probe, TestBody, anonymous, as_grpc_call, send, with_token};
@@ -552,14 +552,16 @@ struct Down {
 }
 
 impl RateLimitStore for Down {
-    fn try_take(&self, _: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, _: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         self.at_once.then(|| Err(StoreError::new("connection refused")))
     }
 
-    async fn take(&self, _: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, _: &TakeRequest) -> Result<Decisions, StoreError> {
         tokio::task::yield_now().await;
         Err(StoreError::new("connection refused"))
     }
+
+    fn settle(&self, _: &Settlement) {}
 }
 
 #[tokio::test]
@@ -593,11 +595,13 @@ async fn a_store_that_cannot_answer_lets_nobody_in() {
 struct Greedy(MemoryStore);
 
 impl RateLimitStore for Greedy {
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
-        let mut more = *request;
-        more.cost = more.quota.burst() + 1;
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
+        let Take { key, quota, .. } = request.takes()[0];
+        let more = TakeRequest::new(key, quota, quota.burst() + 1, request.now);
         self.0.take(&more).await
     }
+
+    fn settle(&self, _: &Settlement) {}
 }
 
 #[tokio::test]
@@ -616,10 +620,11 @@ async fn a_request_is_forwarded_after_an_answer_that_took_its_time() {
     /// Memory behind a network.
     struct Remote(MemoryStore);
     impl RateLimitStore for Remote {
-        async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+        async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
             tokio::task::yield_now().await;
             self.0.take(request).await
         }
+        fn settle(&self, _: &Settlement) {}
     }
     let limit = RateLimitLayer::new(Remote(MemoryStore::new()), Quota::per_minute(2));
     let service = behind_authenticate(&limit.with_clock(ManualClock::default()));
@@ -765,7 +770,7 @@ fn ten_million_callers_stay_within_the_bound_and_a_busy_one_stays_limited() {
     let take = |name: &[u8], cost| {
         let now = Duration::from_secs(1);
         let request = TakeRequest::new(PartitionKey::new([name]), quota, cost, now);
-        store.try_take(&request).unwrap().unwrap()
+        store.try_take(&request).unwrap().unwrap()[0]
     };
     assert!(matches!(take(b"busy", 60), Decision::Allowed(_)));
     let (store, take) = (&store, &take);

@@ -13,9 +13,9 @@ use http::{Method, Request, Response};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::sink::{NullSink, QueueSink, TracingSink};
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
+use tower_gate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 use tower_gate::{
-    AuditEvent, AuditLayer, AuditSink, AuthenticateLayer, Decision, FixedVerifier, ManualClock,
+    AuditEvent, AuditLayer, AuditSink, AuthenticateLayer, Decisions, FixedVerifier, ManualClock,
     PeerAddr, Principal, Quota, RateLimitLayer, Rejection, RejectionKind, RequestHead, Requirement,
 };
 use tracing::{Subscriber, span};
@@ -58,10 +58,12 @@ async fn a_key_that_moves_to_a_fast_quota_waits_no_longer_than_that_asks() {
 struct Keys(Arc<Mutex<Vec<u128>>>);
 
 impl RateLimitStore for Keys {
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
-        self.0.lock().unwrap().push(request.key.to_u128());
-        Ok(request.quota.decide(0, 0, request.cost).0)
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
+        self.0.lock().unwrap().push(request.takes()[0].key.to_u128());
+        Ok(request.decide(&mut [0], 0))
     }
+
+    fn settle(&self, _: &Settlement) {}
 }
 
 /// Each process had a random secret of its own, so a shared store counted every caller once a node.

@@ -18,18 +18,21 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::Code;
 use tonic::transport::Server;
 use tower::buffer::Buffer;
-use tower::limit::ConcurrencyLimit;
+use tower::limit;
 use tower::{BoxError, Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::audit::{Audit, AuditFuture};
 use tower_gate::authenticate::{Authenticate, AuthenticateFuture};
+use tower_gate::concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitFuture};
+use tower_gate::failure_limit::{FailureLimit, FailureLimitFuture};
 use tower_gate::rate_limit::{RateLimit, RateLimitFuture};
 use tower_gate::require_scope::{RequireScope, RequireScopeFuture};
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest};
+use tower_gate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 use tower_gate::verifier::{VerifyError, VerifyRequest};
 use tower_gate::{
-    AuditLayer, AuthenticateLayer, Decision, FixedVerifier, Outcome, Principal, Quota,
-    RateLimitLayer, Rejection, RejectionKind, RequireScopeLayer, TokenVerifier,
+    AuditLayer, AuthenticateLayer, ConcurrencyLimitLayer, Decisions, FailureLimitLayer,
+    FixedVerifier, Outcome, Principal, Quota, RateLimitLayer, Rejection, RejectionKind,
+    RequireScopeLayer, TokenVerifier,
 };
 
 use crate::grpc::{WhoAmI, call, connect, serve_grpc};
@@ -42,6 +45,10 @@ const _: fn() = || {
     fn goes_anywhere<T: Clone + Send + Sync + 'static>() {}
     fn is_a_task<T: Send + 'static>() {}
     goes_anywhere::<(AuditLayer, AuthenticateLayer, RateLimitLayer, RequireScopeLayer)>();
+    goes_anywhere::<(FailureLimitLayer, ConcurrencyLimitLayer)>();
+    goes_anywhere::<FailureLimit<ConcurrencyLimit<Probe>>>();
+    is_a_task::<FailureLimitFuture<Probe, TestBody>>();
+    is_a_task::<ConcurrencyLimitFuture<<Probe as Service<Request<TestBody>>>::Future>>();
     goes_anywhere::<Stack<Probe>>();
     is_a_task::<AuditFuture<<Probe as Service<Request<TestBody>>>::Future>>();
     is_a_task::<AuthenticateFuture<Probe, TestBody>>();
@@ -81,13 +88,17 @@ impl TokenVerifier for Answering<FixedVerifier> {
 }
 
 impl RateLimitStore for Answering<MemoryStore> {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         self.0.try_take(request).filter(|_| self.1 == When::AtOnce)
     }
 
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         tokio::task::yield_now().await;
         self.0.take(request).await
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.0.settle(settlement);
     }
 }
 
@@ -165,7 +176,7 @@ async fn limits_and_buffers_of_tower_can_stand_inside() {
                 Ok::<_, Infallible>(Response::new(TestBody::default()))
             }
         });
-        let limited = ConcurrencyLimit::new(inner, 2);
+        let limited = limit::ConcurrencyLimit::new(inner, 2);
         let trail = Trail::default();
         let directly = stack(limited.clone(), &trail, way);
         let buffered = stack(Buffer::new(limited, 1), &trail, way);
@@ -230,7 +241,7 @@ async fn a_service_that_is_not_ready_holds_the_stack_back() {
     fn is_ready(service: &mut impl Service<Request<TestBody>>) -> bool {
         service.poll_ready(&mut Context::from_waker(Waker::noop())).is_ready()
     }
-    let limited = ConcurrencyLimit::new(Probe::default(), 1);
+    let limited = limit::ConcurrencyLimit::new(Probe::default(), 1);
     for way in WAYS {
         let mut holder = limited.clone();
         let mut stack = stack(limited.clone(), &Trail::default(), way);
@@ -290,7 +301,7 @@ async fn the_stack_stands_in_tonic() {
         let trail = Trail::default();
         // Around the whole server, and around one method with a limit of tower's inside.
         let around_server = serve_by_tonic(way, &trail).await;
-        let one_method = ConcurrencyLimit::new(WhoAmI, 1);
+        let one_method = limit::ConcurrencyLimit::new(WhoAmI, 1);
         let one_method = Router::new().route_service(ASK, stack(one_method, &trail, way));
         for server in [around_server, serve_grpc(one_method).await] {
             let channel = connect(server).await;
@@ -329,10 +340,10 @@ fn miswired() -> Vec<(&'static str, Router, &'static str)> {
     let scope = || RequireScopeLayer::scope("read");
     let by_hand = Principal::builder("https://issuer.example", "root").scopes("read").build();
     let needs_scope = "RequireScopeLayer needs an AuthenticateLayer outside of it";
-    let needs_principal = "RateLimitLayer needs an AuthenticateLayer outside of it; \
-                           or use RateLimitLayer::by_address";
-    let needs_address = "RateLimitLayer cannot see the peer's address: insert PeerAddr into \
-                         requests, or say where it is with ClientIp";
+    let needs_principal = "the limit needs an AuthenticateLayer outside of it; or count by \
+                           address, without tiers";
+    let needs_address = "the limit cannot see the peer's address: insert PeerAddr into requests, or \
+                          say where it is with ClientIp";
     let by_address = RateLimitLayer::by_address(MemoryStore::new(), Quota::per_hour(9));
     vec![
         ("no AuthenticateLayer", handler().layer(scope()), needs_scope),

@@ -2,10 +2,14 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use smallvec::SmallVec;
+
+use crate::partition::PartitionKey;
 use crate::prehashed::BuildPrehashed;
-use crate::quota::{Decision, PartitionKey};
-use crate::store::{RateLimitStore, StoreError, TakeRequest};
+use crate::quota::{Decision, Decisions};
+use crate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 
 /// Rate limits in memory: exact on one node, within a fixed number of keys.
 ///
@@ -43,6 +47,9 @@ struct Tats(HashMap<PartitionKey, u64, BuildPrehashed>);
 /// Tasks on different keys seldom meet in a shard.
 const SHARDS: usize = 256;
 
+/// More quotas at once than a request needs.
+const MANY: usize = 8;
+
 impl MemoryStore {
     /// At most a million keys.
     #[must_use]
@@ -73,24 +80,77 @@ impl MemoryStore {
 }
 
 impl Shards {
-    fn take(&self, request: &TakeRequest) -> Decision {
-        let now = u64::try_from(request.now.as_nanos()).unwrap_or(u64::MAX);
-        let mut tats = self.shards[usize::from(request.key.shard_bits())].lock();
-        if let Some(tat) = tats.0.get_mut(&request.key) {
-            let (decision, new_tat) = request.quota.decide(*tat, now, request.cost);
+    fn take(&self, request: &TakeRequest) -> Decisions {
+        let now = nanos(request.now);
+        match request.takes() {
+            [take] => self.take_one(take, now).into(),
+            takes => self.take_together(takes, now),
+        }
+    }
+
+    fn take_one(&self, take: &Take, now: u64) -> Decision {
+        let mut tats = self.shards[usize::from(take.key.shard_bits())].lock();
+        if let Some(tat) = tats.0.get_mut(&take.key) {
+            let (decision, new_tat) = take.quota.decide(*tat, now, take.cost);
             *tat = new_tat;
             return decision;
         }
-        let (decision, tat) = request.quota.decide(0, now, request.cost);
-        if tat > now {
-            if tats.0.len() >= self.max_keys_each {
-                let evicted = tats.make_room(self.max_keys_each, now);
-                self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
-            }
-            tats.0.insert(request.key, tat);
-        }
+        let (decision, tat) = take.quota.decide(0, now, take.cost);
+        self.insert(&mut tats, take.key, tat, now);
         decision
     }
+
+    fn take_together(&self, takes: &[Take], now: u64) -> Decisions {
+        let mut shards: SmallVec<[u8; MANY]> =
+            takes.iter().map(|take| take.key.shard_bits()).collect();
+        // In one order everywhere, so that no two requests wait for each other.
+        shards.sort_unstable();
+        shards.dedup();
+        let mut locked: SmallVec<[_; MANY]> =
+            shards.iter().map(|&shard| self.shards[usize::from(shard)].lock()).collect();
+        let place: SmallVec<[usize; MANY]> = takes
+            .iter()
+            .map(|take| shards.partition_point(|&shard| shard < take.key.shard_bits()))
+            .collect();
+        let each = takes.iter().zip(&place);
+        let mut tats: SmallVec<[u64; MANY]> =
+            each.map(|(take, &at)| locked[at].0.get(&take.key).copied().unwrap_or(0)).collect();
+        let decisions = Take::decide(takes, &mut tats, now);
+        for ((take, at), tat) in takes.iter().zip(place).zip(tats) {
+            match locked[at].0.get_mut(&take.key) {
+                Some(kept) => *kept = tat,
+                None => self.insert(&mut locked[at], take.key, tat, now),
+            }
+        }
+        decisions
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        let (key, now) = (settlement.key, nanos(settlement.now));
+        let mut tats = self.shards[usize::from(key.shard_bits())].lock();
+        match tats.0.get_mut(&key) {
+            Some(tat) => *tat = settlement.quota.settle(*tat, now, settlement.units),
+            None => {
+                let tat = settlement.quota.settle(0, now, settlement.units);
+                self.insert(&mut tats, key, tat, now);
+            }
+        }
+    }
+
+    fn insert(&self, tats: &mut Tats, key: PartitionKey, tat: u64, now: u64) {
+        if tat <= now {
+            return;
+        }
+        if tats.0.len() >= self.max_keys_each {
+            let evicted = tats.make_room(self.max_keys_each, now);
+            self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
+        }
+        tats.0.insert(key, tat);
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Tats {
@@ -121,12 +181,16 @@ impl Shard {
 }
 
 impl RateLimitStore for MemoryStore {
-    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decision, StoreError>> {
+    fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         Some(Ok(self.0.take(request)))
     }
 
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         Ok(self.0.take(request))
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.0.settle(settlement);
     }
 }
 
@@ -147,8 +211,6 @@ impl fmt::Debug for MemoryStore {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::quota::Quota;
 
@@ -157,7 +219,7 @@ mod tests {
     fn take(store: &MemoryStore, name: &str, cost: u32, seconds: u64) -> Decision {
         let key = PartitionKey::new([name]);
         let now = Duration::from_secs(seconds);
-        store.0.take(&TakeRequest::new(key, MINUTE, cost, now))
+        store.0.take(&TakeRequest::new(key, MINUTE, cost, now))[0]
     }
 
     fn is_allowed(decision: Decision) -> bool {

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
 
@@ -41,6 +41,10 @@ impl OpaqueVerifier {
 }
 
 impl TokenVerifier for OpaqueVerifier {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        self.0.recall(text, now)
+    }
+
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         self.0.try_verify(request)
     }

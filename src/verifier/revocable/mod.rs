@@ -79,7 +79,7 @@ mod tasks;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::AbortHandle;
 
@@ -232,6 +232,12 @@ impl<V: TokenVerifier> RevocableVerifier<V> {
 }
 
 impl<V: TokenVerifier> TokenVerifier for RevocableVerifier<V> {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        let principal = self.inner.recall(text, now)?;
+        let standing = self.revocations.shared.standing(&principal, now);
+        (standing == Standing::Good).then_some(principal)
+    }
+
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         let principal = match self.inner.try_verify(request)? {
             Ok(principal) => principal,

@@ -9,8 +9,10 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest, UnlimitedStore};
-use tower_gate::{Decision, PartitionKey, Quota};
+use tower_gate::store::{
+    FallbackStore, RateLimitStore, Settlement, StoreError, Take, TakeRequest, UnlimitedStore,
+};
+use tower_gate::{Decision, Decisions, PartitionKey, Quota};
 
 use crate::contracts::{block_on, contract};
 
@@ -24,8 +26,13 @@ contract! {
         takers_at_once_get_the_burst_and_no_more
         a_time_that_goes_back_costs_a_burst_at_most
         an_answer_that_nobody_waits_for_harms_nothing
+        takes_together_pass_together_or_take_nothing
+        random_traces_of_several_quotas_are_decided_as_they_are_defined
+        takers_of_several_at_once_wait_for_nobody_and_leave_nothing_half_taken
+        what_is_settled_is_given_back_or_owed
     ]
     memory => MemoryStore::new();
+    before_a_fallback => FallbackStore::new(MemoryStore::new(), UnlimitedStore);
     shared => Arc::new(MemoryStore::new());
     waiting => Waiting(MemoryStore::new());
 }
@@ -34,11 +41,15 @@ contract! {
 struct Waiting(MemoryStore);
 
 impl RateLimitStore for Waiting {
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         tokio::task::yield_now().await;
         let answer = self.0.take(request).await;
         tokio::task::yield_now().await;
         answer
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.0.settle(settlement);
     }
 }
 
@@ -50,12 +61,24 @@ async fn ask(
     now: u64,
     cost: u32,
 ) -> Decision {
-    let key = PartitionKey::new([key]);
-    let request = TakeRequest::new(key, quota, cost, Duration::from_nanos(now));
-    match store.try_take(&request) {
+    ask_together(store, &[(key, quota, cost)], now).await[0]
+}
+
+/// Asks for all of these, as key, quota and cost.
+async fn ask_together(
+    store: &impl RateLimitStore,
+    takes: &[(&str, Quota, u32)],
+    now: u64,
+) -> Decisions {
+    let takes =
+        takes.iter().map(|&(key, quota, cost)| Take::new(PartitionKey::new([key]), quota, cost));
+    let request = TakeRequest::together(takes, Duration::from_nanos(now));
+    let decisions = match store.try_take(&request) {
         Some(answer) => answer.unwrap(),
         None => store.take(&request).await.unwrap(),
-    }
+    };
+    assert_eq!(decisions.len(), request.takes().len(), "one for each, in order");
+    decisions
 }
 
 /// A decision in nanoseconds.
@@ -280,6 +303,140 @@ fn an_answer_that_nobody_waits_for_harms_nothing<S: RateLimitStore>(store: impl 
             allowed += u32::from(Step::of(ask(&store, "key", hundred(), 0, 1).await).allowed);
         }
         assert!((3..=5).contains(&allowed), "{allowed}");
+    });
+}
+
+fn takes_together_pass_together_or_take_nothing<S: RateLimitStore>(store: impl Fn() -> S) {
+    let store = store();
+    let small = Quota::new(1, Duration::from_nanos(100), 2).unwrap();
+    block_on(async {
+        // The time, and what it leaves of the large and of the small quota.
+        for (now, allowed, remaining, retry_after) in [
+            (0, true, [4, 1], [None, None]),
+            (0, true, [3, 0], [None, None]),
+            (0, false, [3, 0], [None, Some(100)]),
+            (99, false, [3, 0], [None, Some(1)]),
+            (100, true, [3, 0], [None, None]),
+        ] {
+            let both = [("large", hundred(), 1), ("small", small, 1)];
+            let decisions = ask_together(&store, &both, now).await;
+            let steps: Vec<Step> = decisions.iter().map(|&decision| Step::of(decision)).collect();
+            assert_eq!(decisions.are_allowed(), allowed, "RL-24, 66: at {now}");
+            assert_eq!([steps[0].remaining, steps[1].remaining], remaining, "RL-24: at {now}");
+            assert_eq!([steps[0].retry_after, steps[1].retry_after], retry_after, "at {now}");
+        }
+        let alone = Step::of(ask(&store, "large", hundred(), 100, 0).await);
+        assert_eq!((alone.remaining, alone.reset_after), (3, 200), "RL-66: nothing was taken");
+        // What can never pass takes nothing either, in whatever order it is asked for.
+        let never = [("small", small, 3), ("large", hundred(), 1)];
+        let decisions = ask_together(&store, &never, 10_000).await;
+        assert!(matches!(decisions[0], Decision::Limited { retry_after: None, .. }), "RL-22");
+        assert_eq!(Step::of(decisions[1]).remaining, 5, "RL-24");
+    });
+}
+
+fn random_traces_of_several_quotas_are_decided_as_they_are_defined<S: RateLimitStore>(
+    store: impl Fn() -> S,
+) {
+    let quotas = [(1, 100, 5), (3, 1_000, 4), (7, 10_000, 11)]
+        .map(|(units, nanos, burst)| (units, Duration::from_nanos(nanos), burst));
+    // A pause, and the cost of each of three quotas, of which one that is not asked has none.
+    let cost = || proptest::option::of(0..6u32);
+    let request = (0..300u64, [cost(), cost(), cost()]);
+    proptest!(|(trace in vec(request, 1..60))| {
+        let store = store();
+        let mut references = quotas.map(|(units, period, burst)| Reference::new(units, period, burst));
+        let mut now = 0;
+        let result: Result<(), TestCaseError> = block_on(async {
+            for (pause, costs) in trace {
+                now += pause;
+                let asked: Vec<(usize, u32)> =
+                    costs.iter().enumerate().filter_map(|(n, cost)| Some((n, (*cost)?))).collect();
+                let takes: Vec<_> = asked.iter().map(|&(n, cost)| {
+                    let (units, period, burst) = quotas[n];
+                    (["a", "b", "c"][n], Quota::new(units, period, burst).unwrap(), cost)
+                }).collect();
+                let before: Vec<_> = references.iter().map(|each| each.arrival).collect();
+                let mut expected: Vec<Step> =
+                    asked.iter().map(|&(n, cost)| references[n].take(now, cost)).collect();
+                if !expected.iter().all(|step| step.allowed) {
+                    for (n, arrival) in before.into_iter().enumerate() {
+                        references[n].arrival = arrival;
+                    }
+                    for (step, &(n, _)) in expected.iter_mut().zip(&asked) {
+                        if step.allowed {
+                            *step = references[n].take(now, 0);
+                        }
+                    }
+                }
+                let decisions = ask_together(&store, &takes, now).await;
+                let found: Vec<Step> = decisions.iter().map(|&decision| Step::of(decision)).collect();
+                prop_assert_eq!(found, expected, "RL-24, 40 to 46, 66");
+            }
+            Ok(())
+        });
+        result?;
+    });
+}
+
+fn takers_of_several_at_once_wait_for_nobody_and_leave_nothing_half_taken<S: RateLimitStore>(
+    store: impl Fn() -> S,
+) {
+    let (store, quota) = (Arc::new(store()), Quota::per_hour(100));
+    let (barrier, taken) = (Arc::new(tokio::sync::Barrier::new(64)), Arc::new(AtomicU32::new(0)));
+    let names: Vec<String> = (0..8).map(|n| n.to_string()).collect();
+    block_on(async {
+        let mut tasks = Vec::new();
+        for task in 0..64 {
+            let (store, barrier, taken) = (store.clone(), barrier.clone(), taken.clone());
+            let mut names = names.clone();
+            names.rotate_left(task % 8);
+            if task % 2 == 0 {
+                names.reverse();
+            }
+            tasks.push(tokio::spawn(async move {
+                barrier.wait().await;
+                for _ in 0..20 {
+                    let takes: Vec<_> = names.iter().map(|name| (&**name, quota, 1)).collect();
+                    let decisions = ask_together(&*store, &takes, 5).await;
+                    taken.fetch_add(decisions.are_allowed().into(), Ordering::SeqCst);
+                }
+            }));
+        }
+        for task in tasks {
+            task.await.unwrap();
+        }
+        assert_eq!(taken.load(Ordering::SeqCst), 100, "RL-46, attack 41");
+        for name in names {
+            let step = Step::of(ask(&*store, &name, quota, 5, 0).await);
+            assert_eq!(step.remaining, 0, "RL-24, attack 41: {name}");
+        }
+    });
+}
+
+fn what_is_settled_is_given_back_or_owed<S: RateLimitStore>(store: impl Fn() -> S) {
+    let store = store();
+    let settle = |units, now| {
+        let key = PartitionKey::new(["key"]);
+        store.settle(&Settlement::new(key, hundred(), units, Duration::from_nanos(now)));
+    };
+    block_on(async {
+        assert!(Step::of(ask(&store, "key", hundred(), 0, 5).await).allowed);
+        settle(-2, 0);
+        assert_eq!(Step::of(ask(&store, "key", hundred(), 0, 0).await).remaining, 2, "given back");
+        settle(-1000, 0);
+        assert_eq!(Step::of(ask(&store, "key", hundred(), 0, 0).await).remaining, 5, "no more");
+        settle(7, 0);
+        for (now, cost, retry_after) in [(0, 0, 200), (0, 1, 300), (199, 0, 1)] {
+            let step = Step::of(ask(&store, "key", hundred(), now, cost).await);
+            let found = (step.allowed, step.remaining, step.retry_after);
+            assert_eq!(found, (false, 0, Some(retry_after)), "owed: {cost} at {now}");
+        }
+        settle(i64::MAX, 200);
+        let step = Step::of(ask(&store, "key", hundred(), 200, 1).await);
+        assert_eq!(step.retry_after, Some(600), "no more is owed than a burst");
+        assert_eq!((step.next_unit, step.reset_after), (600, 1000), "RL-2");
+        assert!(Step::of(ask(&store, "key", hundred(), 800, 1).await).allowed, "paid back");
     });
 }
 

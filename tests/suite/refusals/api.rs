@@ -7,11 +7,11 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::routing::any;
 use tower::util::MapResponseLayer;
-use tower_gate::store::{RateLimitStore, StoreError, TakeRequest, UnlimitedStore};
+use tower_gate::store::{RateLimitStore, Settlement, StoreError, TakeRequest, UnlimitedStore};
 use tower_gate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
 use tower_gate::{
-    AuthenticateLayer, Decision, Principal, Quota, RateLimitLayer, Rejection, RequireScopeLayer,
-    Requirement,
+    AuthenticateLayer, Decision, Decisions, Principal, Quota, RateLimitLayer, Rejection,
+    RequireScopeLayer, Requirement,
 };
 
 /// Each token is the name of what is wrong with it.
@@ -62,15 +62,17 @@ enum Dry {
 }
 
 impl RateLimitStore for Dry {
-    async fn take(&self, request: &TakeRequest) -> Result<Decision, StoreError> {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         match self {
             Self::Empty { retry_after } => {
-                let usage = *UnlimitedStore.take(request).await?.usage();
-                Ok(Decision::Limited { usage, retry_after: *retry_after })
+                let usage = *UnlimitedStore.take(request).await?[0].usage();
+                Ok(Decision::Limited { usage, retry_after: *retry_after }.into())
             }
             Self::Down => Err(StoreError::new("10.0.0.1 refuses the connection")),
         }
     }
+
+    fn settle(&self, _: &Settlement) {}
 }
 
 /// An API on whose every route somebody is refused, and what it saw.

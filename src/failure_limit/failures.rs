@@ -1,0 +1,225 @@
+use std::collections::BTreeMap;
+use std::task::Waker;
+use std::time::Duration;
+
+use crate::partition::PartitionKey;
+use crate::quota::{Decision, Quota};
+use crate::sharded::{Keys, Sharded};
+
+/// How addresses stand that have failed, or have an attempt under way.
+pub(super) struct Failures {
+    standings: Sharded<Standing>,
+    max_keys_each: usize,
+}
+
+/// When an address is banned, and for how long. Times are nanoseconds of a clock that never goes
+/// back.
+#[derive(Clone, Copy)]
+pub(super) struct Rule {
+    pub(super) quota: Quota,
+    pub(super) ban: u64,
+    /// What a ban grows to that follows others; the first one where it does not grow.
+    pub(super) longest_ban: u64,
+}
+
+/// How one address stands.
+#[derive(Default)]
+struct Standing {
+    /// Of the quota of failures.
+    tat: u64,
+    banned_until: u64,
+    /// When the bans so far are forgotten.
+    remembered_until: u64,
+    bans: u32,
+    /// Attempts that may still fail.
+    in_flight: u32,
+    /// Attempts that would be too many if all of them failed, in the order in which they came.
+    waiting: BTreeMap<u64, Waker>,
+}
+
+/// Whether an attempt may begin.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) enum Start {
+    Banned { wait: Duration },
+    Busy,
+    Started,
+}
+
+/// Where a failure leaves its address.
+#[derive(Debug, Eq, PartialEq)]
+pub(super) struct Failed {
+    /// How many more there may be before a ban.
+    pub(super) remaining: u32,
+    /// The ban that it has brought.
+    pub(super) banned_for: Option<Duration>,
+}
+
+impl Failures {
+    pub(super) fn new(max_keys: usize) -> Self {
+        let max_keys_each = max_keys.div_ceil(Sharded::<Standing>::SHARDS).max(1);
+        Self { standings: Sharded::new(), max_keys_each }
+    }
+
+    /// How long a ban still lasts, if there is one.
+    pub(super) fn ban(&self, key: PartitionKey, now: u64) -> Option<Duration> {
+        self.standings.lock(key).get(&key)?.ban(now)
+    }
+
+    /// Begins an attempt, or takes this place among those that wait.
+    pub(super) fn start(
+        &self,
+        key: PartitionKey,
+        rule: &Rule,
+        now: u64,
+        place: Option<(u64, &Waker)>,
+    ) -> Start {
+        let mut standings = self.standings.lock(key);
+        let standing = self.standing(&mut standings, key, now);
+        if let Some(wait) = standing.ban(now) {
+            return Start::Banned { wait };
+        }
+        if standing.free(rule, now) > 0 {
+            standing.in_flight += 1;
+            return Start::Started;
+        }
+        if let Some((place, waker)) = place {
+            standing.waiting.insert(place, waker.clone());
+        }
+        Start::Busy
+    }
+
+    /// Ends an attempt that may no longer fail, and lets others begin.
+    pub(super) fn end(&self, key: PartitionKey, rule: &Rule, now: u64) {
+        let woken = {
+            let mut standings = self.standings.lock(key);
+            let Some(standing) = standings.get_mut(&key) else { return };
+            standing.in_flight = standing.in_flight.saturating_sub(1);
+            let woken = standing.next_waiting(rule, now);
+            if standing.until() <= now && !standing.is_in_use() {
+                standings.remove(&key);
+            }
+            woken
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    /// Counts a failure.
+    pub(super) fn fail(&self, key: PartitionKey, rule: &Rule, now: u64) -> Failed {
+        let (failed, woken) = {
+            let mut standings = self.standings.lock(key);
+            let standing = self.standing(&mut standings, key, now);
+            let failed = standing.fail(rule, now);
+            let is_ban = failed.banned_for.is_some();
+            (failed, if is_ban { std::mem::take(&mut standing.waiting) } else { BTreeMap::new() })
+        };
+        woken.into_values().for_each(Waker::wake);
+        failed
+    }
+
+    /// Gives up a place. Who was told to begin and has gone leaves that to the next.
+    pub(super) fn leave(&self, key: PartitionKey, place: u64, rule: &Rule, now: u64) {
+        let woken = {
+            let mut standings = self.standings.lock(key);
+            let Some(standing) = standings.get_mut(&key) else { return };
+            match standing.waiting.remove(&place) {
+                Some(_) => Vec::new(),
+                None => standing.next_waiting(rule, now),
+            }
+        };
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    fn standing<'a>(
+        &self,
+        standings: &'a mut Keys<Standing>,
+        key: PartitionKey,
+        now: u64,
+    ) -> &'a mut Standing {
+        if standings.len() >= self.max_keys_each && !standings.contains_key(&key) {
+            make_room(standings, self.max_keys_each, now);
+        }
+        standings.entry(key).or_default()
+    }
+}
+
+/// Forgets who is in good standing; failing that, an eighth, those that would be soonest, and who is
+/// banned last: else a flood of addresses with a failure each would lift a ban. Who has an attempt
+/// under way stays: there are no more of them than the server has requests.
+fn make_room(standings: &mut Keys<Standing>, max_keys: usize, now: u64) {
+    standings.retain(|_, standing| standing.is_in_use() || standing.until() > now);
+    let mut excess = standings.len().saturating_sub(max_keys - max_keys.div_ceil(8));
+    let idle = standings.values().filter(|standing| !standing.is_in_use());
+    let mut sorted: Vec<_> = idle.map(|standing| standing.rank(now)).collect();
+    excess = excess.min(sorted.len());
+    if excess == 0 {
+        return;
+    }
+    let (_, &mut last, _) = sorted.select_nth_unstable(excess - 1);
+    standings.retain(|_, standing| {
+        let goes = !standing.is_in_use() && standing.rank(now) <= last && excess > 0;
+        excess -= usize::from(goes);
+        !goes
+    });
+}
+
+impl Standing {
+    fn ban(&self, now: u64) -> Option<Duration> {
+        (self.banned_until > now).then(|| Duration::from_nanos(self.banned_until - now))
+    }
+
+    /// From when on it equals that of an address never seen.
+    fn until(&self) -> u64 {
+        self.tat.max(self.remembered_until)
+    }
+
+    /// Who is forgotten first has the lowest.
+    fn rank(&self, now: u64) -> (bool, u64) {
+        (self.banned_until > now, self.until())
+    }
+
+    fn is_in_use(&self) -> bool {
+        self.in_flight > 0 || !self.waiting.is_empty()
+    }
+
+    /// How many attempts may begin: all under way may fail, and the one that brings the ban must be
+    /// the last.
+    fn free(&self, rule: &Rule, now: u64) -> u32 {
+        let (decision, _) = rule.quota.decide(self.tat, now, 0);
+        decision.usage().remaining.max(1).saturating_sub(self.in_flight)
+    }
+
+    fn next_waiting(&mut self, rule: &Rule, now: u64) -> Vec<Waker> {
+        if self.waiting.is_empty() {
+            return Vec::new();
+        }
+        let free = self.free(rule, now);
+        (0..free).map_while(|_| self.waiting.pop_first()).map(|(_, waker)| waker).collect()
+    }
+
+    fn fail(&mut self, rule: &Rule, now: u64) -> Failed {
+        if self.banned_until > now {
+            // Refused by a handler, long after the attempt has begun.
+            return Failed { remaining: 0, banned_for: None };
+        }
+        let (decision, tat) = rule.quota.decide(self.tat, now, 1);
+        self.tat = tat;
+        if let Decision::Allowed(usage) = decision
+            && usage.remaining > 0
+        {
+            return Failed { remaining: usage.remaining, banned_for: None };
+        }
+        if self.remembered_until <= now {
+            self.bans = 0;
+        }
+        let factor = 1_u64.checked_shl(self.bans).unwrap_or(u64::MAX);
+        let length = rule.ban.saturating_mul(factor).min(rule.longest_ban);
+        self.bans = self.bans.saturating_add(1);
+        // Whoever has sat out a ban begins anew, but for the length of the next one.
+        self.tat = 0;
+        self.banned_until = now.saturating_add(length);
+        let grows = rule.longest_ban > rule.ban;
+        self.remembered_until =
+            self.banned_until.saturating_add(if grows { rule.longest_ban } else { 0 });
+        Failed { remaining: 0, banned_for: Some(Duration::from_nanos(length)) }
+    }
+}

@@ -1,0 +1,467 @@
+//! Whose units are counted together.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, LazyLock};
+
+use http::{Extensions, HeaderMap};
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::client_ip::ClientIp;
+use crate::principal::{Authenticated, Principal};
+use crate::random::random_word;
+
+/// Whose units are counted together: what a limit tells its callers apart by.
+///
+/// Nothing that a client merely says is a part of it: a partition is made of the verified principal,
+/// of the client's address as [`ClientIp`] knows it, and of what the application itself leaves in
+/// the request's extensions. A store sees a [`PartitionKey`] alone.
+///
+/// ```
+/// use axum::extract::MatchedPath;
+/// use tower_gate::Partition;
+///
+/// #[derive(Clone)]
+/// struct Tenant(u64);
+///
+/// // All users of a tenant together.
+/// let tenants = Partition::tenant(|principal| Some(principal.get::<Tenant>()?.0.into()));
+/// // Each caller on each route of an axum router.
+/// let routes = Partition::route(|extensions| Some(extensions.get::<MatchedPath>()?.as_str().into()));
+/// let callers_on_routes = Partition::principal().and(routes);
+/// # let _ = (tenants, callers_on_routes);
+/// ```
+#[derive(Clone)]
+#[must_use = "a partition does nothing until a limit has it"]
+pub struct Partition {
+    parts: Vec<Part>,
+    prefixes: Prefixes,
+}
+
+/// A value that a partition tells callers apart by: a text or a number.
+#[derive(Debug)]
+pub struct PartitionValue<'a>(Value<'a>);
+
+#[derive(Debug)]
+enum Value<'a> {
+    Number(u128),
+    Text(Cow<'a, str>),
+}
+
+#[derive(Clone)]
+enum Part {
+    Address,
+    Client,
+    Extension(Arc<OfExtensions>),
+    Principal,
+    Route(Arc<OfExtensions>),
+    Tenant(Arc<OfPrincipal>),
+    Token,
+}
+
+type OfExtensions = dyn for<'a> Fn(&'a Extensions) -> Option<PartitionValue<'a>> + Send + Sync;
+type OfPrincipal = dyn for<'a> Fn(&'a Principal) -> Option<PartitionValue<'a>> + Send + Sync;
+
+/// How many bits of an address tell hosts apart.
+#[derive(Clone, Copy, Debug)]
+struct Prefixes {
+    v4: u8,
+    v6: u8,
+}
+
+impl Partition {
+    /// Each verified caller: the pair of issuer and subject. Whoever has no token, where an
+    /// [`AuthenticateLayer`](crate::AuthenticateLayer) lets such callers through, is counted by
+    /// [address](Self::address).
+    pub fn principal() -> Self {
+        Self::of(Part::Principal)
+    }
+
+    /// Each client of each issuer, whoever its users are; a principal without a client by itself,
+    /// and whoever has no token by address.
+    pub fn client() -> Self {
+        Self::of(Part::Client)
+    }
+
+    /// Each token that has an id; one without with its principal, and whoever has no token by
+    /// address.
+    pub fn token() -> Self {
+        Self::of(Part::Token)
+    }
+
+    /// Each address: an IPv4 address, or the /64 network of an IPv6 address, which is what one host
+    /// has (CLIENTIP-40).
+    pub fn address() -> Self {
+        Self::of(Part::Address)
+    }
+
+    /// Everybody together.
+    pub fn global() -> Self {
+        Self { parts: Vec::new(), prefixes: Prefixes::default() }
+    }
+
+    /// Whatever the application finds in a verified principal, such as the tenant; a principal in
+    /// which it finds nothing by itself, and whoever has no token by address.
+    pub fn tenant<F>(find: F) -> Self
+    where
+        F: for<'a> Fn(&'a Principal) -> Option<PartitionValue<'a>> + Send + Sync + 'static,
+    {
+        Self::of(Part::Tenant(Arc::new(find)))
+    }
+
+    /// Each route, as the application finds it in the request's extensions; what is found on none
+    /// together.
+    pub fn route<F>(find: F) -> Self
+    where
+        F: for<'a> Fn(&'a Extensions) -> Option<PartitionValue<'a>> + Send + Sync + 'static,
+    {
+        Self::of(Part::Route(Arc::new(find)))
+    }
+
+    /// Whatever a layer of the application outside of the limit has left in the request's
+    /// extensions. A request without it is refused with 500.
+    pub fn extension<F>(find: F) -> Self
+    where
+        F: for<'a> Fn(&'a Extensions) -> Option<PartitionValue<'a>> + Send + Sync + 'static,
+    {
+        Self::of(Part::Extension(Arc::new(find)))
+    }
+
+    /// Each combination of both.
+    pub fn and(mut self, other: Self) -> Self {
+        self.parts.extend(other.parts);
+        self
+    }
+
+    /// How many bits of an address tell hosts apart. Default: 32 of IPv4 and 64 of IPv6.
+    ///
+    /// # Panics
+    ///
+    /// When an address does not have that many.
+    pub fn with_prefixes(mut self, v4: u8, v6: u8) -> Self {
+        assert!(v4 <= 32 && v6 <= 128, "an address has no more than 32 or 128 bits");
+        self.prefixes = Prefixes { v4, v6 };
+        self
+    }
+
+    /// Whether what is counted together is one caller's; not so for all, nor for all on a route.
+    pub(crate) fn is_of_callers(&self) -> bool {
+        self.parts.iter().any(|part| !matches!(part, Part::Route(_)))
+    }
+
+    fn of(part: Part) -> Self {
+        Self { parts: vec![part], prefixes: Prefixes::default() }
+    }
+
+    /// The key of a caller, after what the hasher begins with.
+    pub(crate) fn key(
+        &self,
+        mut hasher: PartitionHasher,
+        caller: &Caller<'_>,
+    ) -> Result<PartitionKey, UnknownCaller> {
+        for part in &self.parts {
+            part.write(&mut hasher, caller, self.prefixes)?;
+        }
+        Ok(hasher.finish())
+    }
+}
+
+impl fmt::Debug for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = self.parts.iter().map(Part::name).collect::<Vec<_>>();
+        f.debug_struct("Partition")
+            .field("parts", &parts)
+            .field("prefixes", &self.prefixes)
+            .finish()
+    }
+}
+
+impl<'a> From<&'a str> for PartitionValue<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(Value::Text(text.into()))
+    }
+}
+
+impl From<String> for PartitionValue<'_> {
+    fn from(text: String) -> Self {
+        Self(Value::Text(text.into()))
+    }
+}
+
+impl From<u64> for PartitionValue<'_> {
+    fn from(number: u64) -> Self {
+        Self(Value::Number(number.into()))
+    }
+}
+
+impl From<u128> for PartitionValue<'_> {
+    fn from(number: u128) -> Self {
+        Self(Value::Number(number))
+    }
+}
+
+impl Part {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Client => "client",
+            Self::Extension(_) => "extension",
+            Self::Principal => "principal",
+            Self::Route(_) => "route",
+            Self::Tenant(_) => "tenant",
+            Self::Token => "token",
+        }
+    }
+
+    fn write(
+        &self,
+        hasher: &mut PartitionHasher,
+        caller: &Caller<'_>,
+        prefixes: Prefixes,
+    ) -> Result<(), UnknownCaller> {
+        let principal = match self {
+            Self::Address => return write_address(hasher, caller, prefixes),
+            Self::Extension(find) => {
+                let value = find(caller.extensions).ok_or(UnknownCaller::Value)?;
+                hasher.write_value(self.name(), &value);
+                return Ok(());
+            }
+            Self::Route(find) => {
+                match find(caller.extensions) {
+                    Some(route) => hasher.write_value(self.name(), &route),
+                    None => hasher.write(b"no route"),
+                }
+                return Ok(());
+            }
+            Self::Client | Self::Principal | Self::Tenant(_) | Self::Token => {
+                let authenticated = caller.authenticated.ok_or(UnknownCaller::Principal)?;
+                match &authenticated.principal {
+                    Some(principal) => principal,
+                    None => return write_address(hasher, caller, prefixes),
+                }
+            }
+        };
+        let text = match self {
+            Self::Client => principal.client(),
+            Self::Token => principal.token_id(),
+            Self::Tenant(find) => {
+                if let Some(value) = find(principal) {
+                    hasher.write_value(self.name(), &value);
+                    return Ok(());
+                }
+                None
+            }
+            _ => None,
+        };
+        match text {
+            Some(text) => hasher.write_all([self.name(), principal.issuer(), text]),
+            None => hasher.write_all(["principal", principal.issuer(), principal.subject()]),
+        }
+        Ok(())
+    }
+}
+
+/// What a request says of who sends it.
+pub(crate) struct Caller<'a> {
+    pub(crate) authenticated: Option<&'a Authenticated>,
+    headers: &'a HeaderMap,
+    extensions: &'a Extensions,
+    client_ip: &'a ClientIp,
+}
+
+impl<'a> Caller<'a> {
+    pub(crate) fn of(
+        headers: &'a HeaderMap,
+        extensions: &'a Extensions,
+        client_ip: &'a ClientIp,
+    ) -> Self {
+        Self { authenticated: Authenticated::of(extensions), headers, extensions, client_ip }
+    }
+
+    pub(crate) fn principal(&self) -> Option<&'a Principal> {
+        self.authenticated?.principal.as_ref()
+    }
+}
+
+/// What a request should say of its caller and does not: a layer or a server is missing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum UnknownCaller {
+    Address,
+    Principal,
+    Value,
+}
+
+fn write_address(
+    hasher: &mut PartitionHasher,
+    caller: &Caller<'_>,
+    prefixes: Prefixes,
+) -> Result<(), UnknownCaller> {
+    let found = caller.client_ip.find(caller.headers, caller.extensions);
+    // The family is a part, so that no four bytes of one are taken for those of the other.
+    match prefixes.network(found.ok_or(UnknownCaller::Address)?.client) {
+        IpAddr::V4(v4) => hasher.write_all([&b"v4"[..], &v4.octets()]),
+        IpAddr::V6(v6) => hasher.write_all([&b"v6"[..], &v6.octets()]),
+    }
+    Ok(())
+}
+
+impl Prefixes {
+    /// The network that stands for all its hosts. An IPv4 address in its IPv6-mapped form is an
+    /// IPv4 address (CLIENTIP-32).
+    fn network(self, address: IpAddr) -> IpAddr {
+        match address.to_canonical() {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.v4)).unwrap_or(0);
+                Ipv4Addr::from_bits(v4.to_bits() & mask).into()
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.v6)).unwrap_or(0);
+                Ipv6Addr::from_bits(v6.to_bits() & mask).into()
+            }
+        }
+    }
+}
+
+impl Default for Prefixes {
+    fn default() -> Self {
+        Self { v4: 32, v6: 64 }
+    }
+}
+
+/// Whose quota: 128 bits of a keyed hash.
+///
+/// A store sees no names, and nobody outside can make two callers collide. The hash is keyed at
+/// random by each process; nodes that share a store are given one secret, see
+/// [`with_partition_secret`](crate::RateLimitLayer::with_partition_secret).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct PartitionKey([u64; 2]);
+
+impl PartitionKey {
+    /// This process's key of these parts in this order; `["ab", "c"]` and `["a", "bc"]` are two
+    /// keys.
+    #[must_use]
+    pub fn new<P: AsRef<[u8]>>(parts: impl IntoIterator<Item = P>) -> Self {
+        PartitionHasher::default().key(parts)
+    }
+
+    /// The key as a number, for stores that have no better type.
+    #[must_use]
+    pub fn to_u128(self) -> u128 {
+        u128::from(self.0[0]) << 64 | u128::from(self.0[1])
+    }
+
+    /// Bits to choose a shard by, which are not those that a map hashes by.
+    pub(crate) fn shard_bits(self) -> u8 {
+        self.0[1].to_le_bytes()[0]
+    }
+}
+
+/// One half is hash enough for a map.
+impl Hash for PartitionKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0[0]);
+    }
+}
+
+/// Makes partition keys under a secret.
+#[derive(Clone)]
+pub(crate) struct PartitionHasher(SipHasher13);
+
+impl PartitionHasher {
+    pub(crate) fn new(secret: &[u8; 16]) -> Self {
+        Self(SipHasher13::new_with_key(secret))
+    }
+
+    /// Begins every key with these parts.
+    pub(crate) fn with<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> Self {
+        let mut hasher = self.clone();
+        hasher.write_all(parts);
+        hasher
+    }
+
+    fn write(&mut self, part: &[u8]) {
+        // In one order of bytes, because nodes of several kinds may share a store.
+        self.0.write(&(part.len() as u64).to_le_bytes());
+        self.0.write(part);
+    }
+
+    pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
+        self.with(parts).finish()
+    }
+
+    fn write_all<P: AsRef<[u8]>>(&mut self, parts: impl IntoIterator<Item = P>) {
+        parts.into_iter().for_each(|part| self.write(part.as_ref()));
+    }
+
+    /// A text and a number are two values, whatever their bytes.
+    fn write_value(&mut self, name: &str, value: &PartitionValue<'_>) {
+        self.write(name.as_bytes());
+        match &value.0 {
+            Value::Number(number) => self.write_all([&b"number"[..], &number.to_le_bytes()]),
+            Value::Text(text) => self.write_all(["text", text]),
+        }
+    }
+
+    fn finish(self) -> PartitionKey {
+        let hash = self.0.finish128();
+        PartitionKey([hash.h1, hash.h2])
+    }
+}
+
+/// Under the secret of this process.
+impl Default for PartitionHasher {
+    fn default() -> Self {
+        static OF_THIS_PROCESS: LazyLock<SipHasher13> =
+            LazyLock::new(|| SipHasher13::new_with_keys(random_word(), random_word()));
+        Self(*OF_THIS_PROCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_different_parts_differ() {
+        let key = |parts: &[&str]| PartitionKey::new(parts);
+        assert_eq!(key(&["a", "b"]), key(&["a", "b"]));
+        for other in [&["a", "c"][..], &["ab"], &["a", "b", ""], &["", "ab"], &["b", "a"]] {
+            assert_ne!(key(&["a", "b"]), key(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_key_under_a_secret_is_the_same_on_every_node_and_release() {
+        let key = |secret: &[u8; 16]| PartitionHasher::new(secret).key(["a", "b"]);
+        assert_eq!(
+            key(b"0123456789abcdef").to_u128(),
+            270_061_198_547_494_134_083_740_139_581_912_105_932,
+            "stores keep these keys"
+        );
+        assert_ne!(key(b"0123456789abcdef"), key(b"0123456789abcdeg"), "the last byte counts");
+        assert_ne!(key(b"0123456789abcdef"), PartitionKey::new(["a", "b"]), "RL-68");
+    }
+
+    #[test]
+    fn a_host_is_an_ipv4_address_or_a_network_of_ipv6() {
+        let default = Prefixes::default();
+        let wide = Prefixes { v4: 24, v6: 48 };
+        let none = Prefixes { v4: 0, v6: 0 };
+        for (prefixes, address, expected) in [
+            (default, "192.0.2.1", "192.0.2.1"),
+            (default, "::ffff:192.0.2.1", "192.0.2.1"),
+            (default, "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            (default, "::1", "::"),
+            (wide, "192.0.2.77", "192.0.2.0"),
+            (wide, "::ffff:192.0.2.77", "192.0.2.0"),
+            (wide, "2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
+            (none, "192.0.2.77", "0.0.0.0"),
+            (none, "2001:db8::1", "::"),
+        ] {
+            let network = prefixes.network(address.parse().unwrap());
+            assert_eq!(network.to_string(), expected, "CLIENTIP-32, 40: {address} {prefixes:?}");
+        }
+    }
+}
