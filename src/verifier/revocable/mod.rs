@@ -52,7 +52,7 @@
 //! | where, and how it goes | from when on |
 //! |---|---|
 //! | on the node that revokes | before [`Revocations::revoke`] returns, also for tokens that are being verified |
-//! | on the others, told by the store | as soon as they have loaded it: some milliseconds |
+//! | on the others, told by the store | as soon as they have loaded it: a few milliseconds |
 //! | … while the store cannot tell them | the poll interval, one second by default |
 //! | … while they cannot reach the store | the age, ten seconds by default: from then on nobody comes in |
 //!
@@ -94,9 +94,10 @@ pub use self::builder::{InvalidRevocations, RevocationsBuilder};
 /// All that is revoked, as one node knows it; see the [module](crate::verifier::revocable).
 ///
 /// It is held in memory: about 60 bytes and its name for each client, key, subject and token. What
-/// has ended leaves within a minute or two. Clones are the same; the tasks that keep it fresh end with the
-/// last clone and the last verifier that uses it. When the runtime that it was started in ends before
-/// them, it grows stale.
+/// has ended leaves within a minute or two.
+///
+/// Clones are the same. The tasks that keep it fresh end with the last clone and the last verifier
+/// that uses it. When the runtime that it was started in ends before them, it grows stale.
 #[derive(Clone)]
 pub struct Revocations {
     shared: Arc<Shared>,
