@@ -10,6 +10,7 @@
 //! them, so that none goes through a network.
 
 mod harness;
+mod limits;
 mod peers;
 mod tokens;
 
@@ -61,4 +62,7 @@ fn main() {
         let best = PEERS.map(|peer| times.above(peer, EMPTY)).into_iter().fold(f64::MAX, f64::min);
         format!("{:.0} ×", best / times.above(WARM_LAYER, EMPTY))
     });
+    // axum-governor starts a task.
+    let _runtime = runtime.enter();
+    limits::print(TURNS);
 }
