@@ -30,7 +30,7 @@ const MAX_METHOD: usize = 32;
 /// | `outcome`, `reason` | [`Outcome`]; why, for a refusal: `wrong_audience`, `missing_token` … |
 /// | `anonymous` | whether the caller was let in without a token, where that is allowed |
 /// | `issuer`, `subject`, `client`, `scopes`, `roles` | the principal, only ever a verified one |
-/// | `token_kind`, `token_id` | which token, by its public name |
+/// | `token_kind`, `token_id`, `key_id` | which token, by its public name, and which key signed it |
 /// | `stale` | `true` where [`Principal::is_stale`] is, and absent otherwise |
 /// | `address` | the client's address |
 /// | `peer` | the transport's peer, where that is a proxy, and absent otherwise |
@@ -38,6 +38,7 @@ const MAX_METHOD: usize = 32;
 /// | `status`, `grpc_status` | the answer |
 /// | `required_scopes` | the scopes that a refused request needed |
 /// | `policy`, `remaining` | the limit that was asked last, and what it left |
+/// | `fallback` | `true` where it was [decided in place of a store that could not](Self::fallback), and absent otherwise |
 /// | `latency_ms` | until the response's head was ready |
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -82,6 +83,10 @@ pub struct AuditEvent {
     pub policy: Option<Arc<str>>,
     /// What that policy had left.
     pub remaining: Option<u32>,
+    /// Whether a [`FallbackStore`](crate::store::FallbackStore) decided on the rate limit in place of
+    /// a store that could not.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub fallback: bool,
     /// How long the response's head took.
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     pub latency: Duration,
@@ -132,6 +137,7 @@ pub(crate) struct Findings {
     pub(crate) principal: Option<Principal>,
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) remaining: Option<u32>,
+    pub(crate) fallback: bool,
 }
 
 impl AuditSlot {
@@ -176,6 +182,11 @@ impl AuditSlot {
         let mut findings = self.findings();
         findings.policy = Some(policy);
         findings.remaining = Some(remaining);
+    }
+
+    /// Says that a limit was decided on in place of a store that could not.
+    pub(crate) fn fell_back(&self) {
+        self.findings().fallback = true;
     }
 
     pub(crate) fn span(&self) -> &RequestSpan {
@@ -250,6 +261,7 @@ struct Who<'a> {
     roles: Vec<&'a str>,
     token_kind: Option<&'static str>,
     token_id: Option<&'a str>,
+    key_id: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     stale: Option<bool>,
 }
@@ -264,6 +276,7 @@ fn who<S: Serializer>(principal: &Option<Principal>, serializer: S) -> Result<S:
         roles: principal.roles().collect(),
         token_kind: Some(principal.token_kind().as_str()),
         token_id: principal.token_id(),
+        key_id: principal.key_id(),
         stale: principal.is_stale().then_some(true),
     });
     who.serialize(serializer)

@@ -198,25 +198,35 @@ impl<'de> Visitor<'de> for AnyValue<'_> {
 /// The member names seen so far in one object.
 struct Names<'de> {
     seen: Vec<Cow<'de, str>>,
+    /// A bit for the shape of each of them: what has another shape than all is new.
+    shapes: u64,
     max: usize,
 }
 
 impl<'de> Names<'de> {
     fn new(max: usize) -> Self {
-        Self { seen: Vec::with_capacity(12), max }
+        Self { seen: Vec::with_capacity(12), shapes: 0, max }
     }
 
     /// Objects are small and bounded, so that looking at every name beats hashing them.
     fn push<E: Error>(&mut self, name: Cow<'de, str>) -> Result<(), E> {
-        if self.seen.contains(&name) {
+        let shape = shape(name.as_bytes());
+        if self.shapes & shape != 0 && self.seen.contains(&name) {
             return Err(E::custom("an object has two members of one name"));
         }
         if self.seen.len() == self.max {
             return Err(E::custom("an object has too many members"));
         }
+        self.shapes |= shape;
         self.seen.push(name);
         Ok(())
     }
+}
+
+/// One of 64 bits for a name's length, beginning and end, which tell most names apart.
+fn shape(name: &[u8]) -> u64 {
+    let ends = [name.first(), name.last()].map(|byte| byte.map_or(0, |&byte| usize::from(byte)));
+    1 << ((13 * name.len() + ends[0] + 29 * ends[1]) % 64)
 }
 
 #[cfg(test)]

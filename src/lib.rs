@@ -69,6 +69,11 @@
 //! | `jwks` | | `Jwks`: keys from an issuer's endpoint, found by discovery and kept fresh |
 //! | `reqwest` | | `ReqwestFetch`, the HTTP client that fetches them |
 //! | `introspection` | | `IntrospectionVerifier`, which asks an issuer about opaque tokens |
+//! | `revocation` | | `RevocableVerifier`: tokens revoked before their end, on all nodes at once |
+//! | `opaque` | | `OpaqueTokens` and `OpaqueVerifier`: tokens of your own, kept as digests |
+//! | `sqlite` | | `SqliteTokenStore`; needs Rust 1.94 |
+//! | `postgres` | | `PostgresTokenStore`, `PostgresRevocations`; needs Rust 1.94 |
+//! | `redis` | | `RedisRevocations`: revocations in Redis or Valkey |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |
@@ -94,12 +99,16 @@ mod client_ip;
 mod clock;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
+#[cfg(any(feature = "jwks", feature = "revocation"))]
+mod panics;
 mod partition;
 mod prehashed;
 mod principal;
 mod quota;
 mod random;
 mod requirement;
+#[cfg(feature = "revocation")]
+mod revocation;
 mod scope;
 mod sharded;
 mod token;
@@ -142,6 +151,8 @@ pub use self::partition::{Partition, PartitionKey, PartitionValue};
 pub use self::principal::{Principal, PrincipalBuilder, TokenKind};
 pub use self::quota::{Decision, Decisions, InvalidQuota, Quota, Usage};
 pub use self::requirement::Requirement;
+#[cfg(feature = "revocation")]
+pub use self::revocation::Revocation;
 pub use self::scope::{InvalidScope, Scope, ScopeSet};
 pub use self::token::{BearerToken, MalformedCredentials};
 

@@ -38,22 +38,23 @@ use crate::scope::ScopeSet;
 pub struct Principal(Arc<Inner>);
 
 #[derive(Clone)]
-struct Inner {
-    issuer: Arc<str>,
-    subject: Box<str>,
-    client: Option<Box<str>>,
-    scopes: ScopeSet,
-    roles: Vec<Box<str>>,
-    token_kind: TokenKind,
-    token_id: Option<Box<str>>,
-    issued_at: Option<SystemTime>,
-    expires_at: Option<SystemTime>,
-    verify_again_at: Option<SystemTime>,
-    acr: Option<Box<str>>,
-    auth_time: Option<SystemTime>,
-    stale: bool,
-    claims: Box<[u8]>,
-    values: Extensions,
+pub(crate) struct Inner {
+    pub(crate) issuer: Arc<str>,
+    pub(crate) subject: Box<str>,
+    pub(crate) client: Option<Box<str>>,
+    pub(crate) scopes: ScopeSet,
+    pub(crate) roles: Vec<Box<str>>,
+    pub(crate) token_kind: TokenKind,
+    pub(crate) token_id: Option<Box<str>>,
+    pub(crate) key_id: Option<Box<str>>,
+    pub(crate) issued_at: Option<SystemTime>,
+    pub(crate) expires_at: Option<SystemTime>,
+    pub(crate) verify_again_at: Option<SystemTime>,
+    pub(crate) acr: Option<Box<str>>,
+    pub(crate) auth_time: Option<SystemTime>,
+    pub(crate) stale: bool,
+    pub(crate) claims: Box<[u8]>,
+    pub(crate) values: Extensions,
 }
 
 /// What kind of token proved the principal.
@@ -91,6 +92,7 @@ impl Principal {
             roles: Vec::new(),
             token_kind: TokenKind::Opaque,
             token_id: None,
+            key_id: None,
             issued_at: None,
             expires_at: None,
             verify_again_at: None,
@@ -165,6 +167,12 @@ impl Principal {
         self.0.token_id.as_deref()
     }
 
+    /// The name of the key that signed the token (`kid`); `None` where that key has none.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.0.key_id.as_deref()
+    }
+
     /// When the token was made (`iat`).
     #[must_use]
     pub fn issued_at(&self) -> Option<SystemTime> {
@@ -199,8 +207,8 @@ impl Principal {
         self.0.auth_time
     }
 
-    /// Whether an earlier answer of the issuer stood in for one that it could not give, which only a
-    /// verifier that was told to do so accepts.
+    /// Whether an earlier answer stood in for one that could not be had, of the issuer or of a store of
+    /// revocations, which only a verifier that was told to do so accepts.
     #[must_use]
     pub fn is_stale(&self) -> bool {
         self.0.stale
@@ -230,7 +238,7 @@ impl Principal {
         self
     }
 
-    #[cfg(feature = "introspection")]
+    #[cfg(any(feature = "introspection", feature = "revocation"))]
     pub(crate) fn gone_stale(mut self) -> Self {
         Arc::make_mut(&mut self.0).stale = true;
         self
@@ -239,7 +247,7 @@ impl Principal {
     /// About how much memory it takes, without the application's values.
     pub(crate) fn bytes(&self) -> usize {
         let inner = &*self.0;
-        let texts = [&inner.client, &inner.token_id, &inner.acr];
+        let texts = [&inner.client, &inner.token_id, &inner.key_id, &inner.acr];
         let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
         let roles: usize = inner.roles.iter().map(|role| role.len() + size_of_val(role)).sum();
         let names = inner.subject.len() + inner.scopes.as_str().len();
@@ -265,6 +273,7 @@ impl fmt::Debug for Principal {
             .field("roles", &self.0.roles)
             .field("token_kind", &self.token_kind())
             .field("token_id", &self.token_id())
+            .field("key_id", &self.key_id())
             .finish_non_exhaustive()
     }
 }
@@ -285,7 +294,7 @@ impl Authenticated {
 
 /// The parts of a [`Principal`], all optional but issuer and subject.
 #[must_use = "a builder does nothing until `build`"]
-pub struct PrincipalBuilder(Inner);
+pub struct PrincipalBuilder(pub(crate) Inner);
 
 impl PrincipalBuilder {
     /// The application that the token was given to.
@@ -315,6 +324,12 @@ impl PrincipalBuilder {
     /// The public name of the token; never the token or a part of it.
     pub fn token_id(mut self, token_id: &str) -> Self {
         self.0.token_id = Some(token_id.into());
+        self
+    }
+
+    /// The name of the key that signed the token.
+    pub fn key_id(mut self, key_id: &str) -> Self {
+        self.0.key_id = Some(key_id.into());
         self
     }
 

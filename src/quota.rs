@@ -355,7 +355,10 @@ impl Take {
 /// A store's answer to several takes: one decision for each, in their order.
 #[derive(Clone, Debug)]
 #[must_use = "a decision that is not looked at limits nobody"]
-pub struct Decisions(SmallVec<[Decision; INLINE]>);
+pub struct Decisions {
+    each: SmallVec<[Decision; INLINE]>,
+    is_fallback: bool,
+}
 
 /// So many quotas at once need no memory of their own.
 pub(crate) const INLINE: usize = 2;
@@ -366,25 +369,36 @@ impl Decisions {
     pub fn are_allowed(&self) -> bool {
         self.iter().all(|decision| matches!(decision, Decision::Allowed(_)))
     }
+
+    /// Whether a [`FallbackStore`](crate::store::FallbackStore) decided in place of a store that
+    /// could not.
+    #[must_use]
+    pub fn are_fallback(&self) -> bool {
+        self.is_fallback
+    }
+
+    pub(crate) fn by_fallback(self) -> Self {
+        Self { is_fallback: true, ..self }
+    }
 }
 
 impl Deref for Decisions {
     type Target = [Decision];
 
     fn deref(&self) -> &[Decision] {
-        &self.0
+        &self.each
     }
 }
 
 impl From<Decision> for Decisions {
     fn from(decision: Decision) -> Self {
-        Self(smallvec::smallvec![decision])
+        Self { each: smallvec::smallvec![decision], is_fallback: false }
     }
 }
 
 impl FromIterator<Decision> for Decisions {
     fn from_iter<I: IntoIterator<Item = Decision>>(decisions: I) -> Self {
-        Self(decisions.into_iter().collect())
+        Self { each: decisions.into_iter().collect(), is_fallback: false }
     }
 }
 

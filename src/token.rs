@@ -45,28 +45,7 @@ impl BearerToken {
     ///
     /// [`MalformedCredentials`] when there is more than one credential or a broken one.
     pub fn find(headers: &HeaderMap, uri: &Uri) -> Result<Option<Self>, MalformedCredentials> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let Some(value) = values.next() else {
-            return Ok(None);
-        };
-        if values.next().is_some() {
-            return Err(MalformedCredentials::SeveralCredentials);
-        }
-        let Some(credentials) = after_scheme(value.as_bytes()) else {
-            return Ok(None);
-        };
-        let text = credentials.trim_ascii_end();
-        let start = text.iter().take_while(|&&byte| byte == b' ').count();
-        if start == 0 || !is_b64token(&text[start..]) {
-            return Err(MalformedCredentials::BrokenHeader);
-        }
-        if uri.query().is_some_and(has_access_token) {
-            return Err(MalformedCredentials::SeveralCredentials);
-        }
-        // `credentials` is what the value ends with.
-        let before = value.len() - credentials.len();
-        let (start, end) = (before + start, before + text.len());
-        Ok(Some(Self { value: value.clone(), start, end }))
+        PresentedToken::find(headers, uri)?.map(PresentedToken::check).transpose()
     }
 
     /// A token from its text, for the tests of a [`TokenVerifier`](crate::TokenVerifier).
@@ -99,6 +78,57 @@ impl BearerToken {
 impl fmt::Debug for BearerToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BearerToken({} bytes)", self.end - self.start)
+    }
+}
+
+/// What stands where a token belongs, before anybody has looked at its form: all that is needed to
+/// recognise one that was accepted before.
+pub(crate) struct PresentedToken<'a> {
+    value: &'a HeaderValue,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> PresentedToken<'a> {
+    /// Finds it as [`BearerToken::find`] does.
+    pub(crate) fn find(
+        headers: &'a HeaderMap,
+        uri: &Uri,
+    ) -> Result<Option<Self>, MalformedCredentials> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let Some(value) = values.next() else {
+            return Ok(None);
+        };
+        if values.next().is_some() {
+            return Err(MalformedCredentials::SeveralCredentials);
+        }
+        let Some(credentials) = after_scheme(value.as_bytes()) else {
+            return Ok(None);
+        };
+        let text = credentials.trim_ascii_end();
+        let start = text.iter().take_while(|&&byte| byte == b' ').count();
+        if start == 0 {
+            return Err(MalformedCredentials::BrokenHeader);
+        }
+        if uri.query().is_some_and(has_access_token) {
+            return Err(MalformedCredentials::SeveralCredentials);
+        }
+        // `credentials` is what the value ends with.
+        let before = value.len() - credentials.len();
+        let (start, end) = (before + start, before + text.len());
+        Ok(Some(Self { value, start, end }))
+    }
+
+    pub(crate) fn as_bytes(&self) -> &'a [u8] {
+        &self.value.as_bytes()[self.start..self.end]
+    }
+
+    /// The token, if it has the form of one.
+    pub(crate) fn check(self) -> Result<BearerToken, MalformedCredentials> {
+        if !is_b64token(self.as_bytes()) {
+            return Err(MalformedCredentials::BrokenHeader);
+        }
+        Ok(BearerToken { value: self.value.clone(), start: self.start, end: self.end })
     }
 }
 

@@ -79,6 +79,16 @@ pub(crate) fn unavailable(error: &dyn Error) {
     warn!(%error, cause = causes(error), "a request could not be checked");
 }
 
+/// A store is left alone, and another one decides in its place.
+pub(crate) fn store_is_out(error: &dyn Error) {
+    warn!(cause = causes(error), "a rate limit store cannot answer: another decides in its place");
+}
+
+/// It decides again, after the other has done so for so many requests since the program started.
+pub(crate) fn store_is_back(fallbacks: u64) {
+    warn!(fallbacks, "a rate limit store answers again");
+}
+
 /// The claims of a good token are not what a handler asks for.
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(column: usize) {
@@ -118,6 +128,36 @@ pub(crate) fn locked_out(issuer: &str, status: u16) {
 pub(crate) fn stale_answer(principal: &Principal, error: &dyn Error) {
     let (issuer, subject) = (principal.issuer(), principal.subject());
     warn!(issuer, subject, cause = causes(error), "a token was accepted on an earlier answer");
+}
+
+/// What is revoked cannot be brought up to date.
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_not_loaded(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "revocations were not loaded");
+}
+
+/// It is too long ago that all revocations were known.
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_too_old() {
+    error!("revocations are too old to be relied on");
+}
+
+/// The store of revocations does not say what is new.
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_unwatched(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "new revocations are seen by polling alone");
+}
+
+/// Other nodes could not be told that a token was replaced.
+#[cfg(feature = "opaque")]
+pub(crate) fn nodes_not_told(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "other nodes were not told of a token that was replaced");
+}
+
+/// When tokens were used could not be written down.
+#[cfg(feature = "opaque")]
+pub(crate) fn last_used_lost(tokens: usize, error: &dyn Error) {
+    debug!(tokens, %error, cause = causes(error), "last uses of tokens were not written down");
 }
 
 /// All that stands behind an error, the nearest first.

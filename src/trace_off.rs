@@ -36,6 +36,10 @@ pub(crate) fn not_verified(_: &dyn Error) {}
 
 pub(crate) fn unavailable(_: &dyn Error) {}
 
+pub(crate) fn store_is_out(_: &dyn Error) {}
+
+pub(crate) fn store_is_back(_: u64) {}
+
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(_: usize) {}
 
@@ -57,3 +61,18 @@ pub(crate) fn stale_answer(_: &Principal, _: &dyn Error) {}
 
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_too_old() {}
+
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_not_loaded(_: &dyn Error) {}
+
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_too_old() {}
+
+#[cfg(feature = "revocation")]
+pub(crate) fn revocations_unwatched(_: &dyn Error) {}
+
+#[cfg(feature = "opaque")]
+pub(crate) fn nodes_not_told(_: &dyn Error) {}
+
+#[cfg(feature = "opaque")]
+pub(crate) fn last_used_lost(_: usize, _: &dyn Error) {}

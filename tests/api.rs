@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -18,6 +19,12 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_gate::test_util::TestIssuer;
+
+use crate::servers::postgres::Postgres;
+use crate::servers::redis::Redis;
+
+#[path = "servers/mod.rs"]
+mod servers;
 
 const AUDIENCE: &str = "https://api.example";
 
@@ -65,7 +72,7 @@ impl Api {
 
     /// The demo's token of this name.
     fn tokens(&mut self) -> Vec<(String, String)> {
-        let lines = (0..6).map(|_| {
+        let lines = (0..7).map(|_| {
             let mut line = String::new();
             self.stdout.read_line(&mut line).unwrap();
             let mut words = line.split_whitespace();
@@ -76,12 +83,21 @@ impl Api {
     }
 
     async fn ask(&self, method: &str, path: &str, token: &str) -> Answer {
+        self.tell(method, path, token, None).await
+    }
+
+    /// The same with a body.
+    async fn tell(&self, method: &str, path: &str, token: &str, body: Option<Value>) -> Answer {
         let mut request =
             Request::builder().method(method).uri(format!("http://{}{path}", self.address));
         if !token.is_empty() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        let response = self.client.request(request.body(Full::default()).unwrap()).await.unwrap();
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let body = body.map_or_else(Full::default, |body| Full::from(body.to_string()));
+        let response = self.client.request(request.body(body).unwrap()).await.unwrap();
         let (head, body) = response.into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
@@ -241,6 +257,206 @@ async fn tokens_that_say_nothing_are_asked_about() {
     assert_eq!(api.outcome("GET", "/api/v1/me", "a.b.c").await, refused, "OPAQUE-5");
 }
 
+/// Issues a token as an admin does: its id, and its text.
+async fn issue(api: &Api, admin: &str, wanted: Value) -> (String, String) {
+    let answer = api.tell("POST", "/admin/tokens", admin, Some(wanted)).await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    let text = |name: &str| answer.body[name].as_str().unwrap().to_owned();
+    (text("id"), text("token"))
+}
+
+async fn tokens_live_and_end(flags: &[&str]) {
+    let mut api = Api::start(&[&["--demo"], flags].concat());
+    let tokens = api.tokens();
+    let token = |name: &str| &*tokens.iter().find(|(other, _)| other == name).unwrap().1;
+    let (admin, editor) = (token("admin"), token("editor"));
+    assert_eq!(api.outcome("GET", "/api/v1/reports", token("opaque")).await.0, 200);
+    let wanted = json!({
+        "subject": "ada", "client": "web", "scopes": ["read:reports"], "roles": ["editor"],
+        "expires_in": 600,
+    });
+    let (id, first) = issue(&api, admin, wanted).await;
+    let me = api.ask("GET", "/api/v1/me", &first).await.body;
+    let expected = json!({
+        "issuer": "https://issuer.example", "subject": "ada", "client": "web",
+        "scopes": ["read:reports"], "roles": ["editor"], "token_id": id, "kind": "opaque",
+    });
+    assert_eq!(me, expected, "OPAQUE-14");
+    let path = format!("/admin/tokens/{id}");
+    for (method, path) in [
+        ("POST", "/admin/tokens"),
+        ("GET", "/admin/tokens?subject=ada"),
+        ("POST", &format!("{path}/rotate")),
+        ("DELETE", &path),
+    ] {
+        let refused = (403, "forbidden".to_owned());
+        assert_eq!(api.outcome(method, path, editor).await, refused, "{method} {path}");
+        assert_eq!(api.outcome(method, path, &first).await, refused, "{method} {path}");
+        assert_eq!(api.outcome(method, path, "").await.0, 401, "{method} {path}");
+    }
+
+    let overlap = Some(json!({ "overlap": 600 }));
+    let rotated = api.tell("POST", &format!("{path}/rotate"), admin, overlap).await;
+    assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.body);
+    let (second_id, second) = (rotated.body["id"].as_str(), rotated.body["token"].as_str());
+    let (second_id, second) = (second_id.unwrap(), second.unwrap());
+    for token in [&*first, second] {
+        assert_eq!(api.outcome("GET", "/api/v1/reports", token).await.0, 200);
+    }
+    let again = api.ask("POST", &format!("{path}/rotate"), admin).await;
+    assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
+
+    let listed = api.ask("GET", "/admin/tokens?subject=ada", admin).await.body;
+    let ids: Vec<_> = listed["tokens"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
+    assert_eq!(ids, [&*id, second_id]);
+    assert_eq!(listed["tokens"][0]["replaced_by"], second_id);
+    let listed = listed.to_string();
+    assert!(!listed.contains(&first[3..20]) && !listed.contains(&second[3..20]), "OPAQUE-12");
+    let page = api.ask("GET", "/admin/tokens?client=web&limit=1", admin).await.body;
+    assert_eq!(page["tokens"].as_array().unwrap().len(), 1);
+    let next = format!("/admin/tokens?client=web&after={}", page["next"].as_str().unwrap());
+    let page = api.ask("GET", &next, admin).await.body;
+    assert_eq!((&page["tokens"][0]["id"], &page["next"]), (&json!(second_id), &Value::Null));
+
+    for status in [204, 204] {
+        let deleted = api.ask("DELETE", &path, admin).await;
+        assert_eq!(deleted.status.as_u16(), status, "{}", deleted.body);
+        let revoked = (401, "token_revoked".to_owned());
+        assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await, revoked, "OPAQUE-70");
+        assert_eq!(api.outcome("GET", "/api/v1/reports", second).await.0, 200);
+    }
+    for (method, path, body, status) in [
+        ("DELETE", "/admin/tokens/unknown", None, 404),
+        ("POST", "/admin/tokens/unknown/rotate", None, 404),
+        ("GET", "/admin/tokens", None, 400),
+        ("GET", "/admin/tokens?subject=a&limit=x", None, 400),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "" })), 400),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "a", "scopes": ["a b"] })), 400),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "a", "expires_in": 0 })), 400),
+        ("POST", "/admin/tokens", Some(json!({ "scopes": [] })), 422),
+        ("POST", "/admin/tokens", Some(json!({ "subject": "a", "scope": "x" })), 422),
+    ] {
+        let answer = api.tell(method, path, admin, body).await;
+        assert_eq!(answer.status.as_u16(), status, "{method} {path}: {}", answer.body);
+        assert!(answer.body["message"].is_string(), "{method} {path}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn the_demo_keeps_its_tokens_in_memory() {
+    tokens_live_and_end(&[]).await;
+}
+
+#[tokio::test]
+async fn tokens_outlive_the_process_in_sqlite() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("api-tokens.db");
+    for ending in ["", "-wal", "-shm", ".pepper"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
+    }
+    let tokens = format!("sqlite:{}", path.display());
+    tokens_live_and_end(&["--tokens", &tokens]).await;
+    let mut first = Api::start(&["--demo", "--tokens", &tokens]);
+    let opaque = first.tokens().pop().unwrap().1;
+    assert_eq!(first.outcome("GET", "/api/v1/reports", &opaque).await.0, 200);
+    assert!(first.terminate());
+    let second = Api::start(&["--tokens", &tokens]);
+    assert_eq!(second.outcome("GET", "/api/v1/reports", &opaque).await.0, 200);
+    use std::os::unix::fs::PermissionsExt;
+    let pepper = std::fs::metadata(format!("{}.pepper", path.display())).unwrap();
+    assert_eq!(pepper.permissions().mode() & 0o777, 0o600, "nobody else reads the pepper");
+}
+
+#[tokio::test]
+async fn tokens_outlive_the_process_in_postgres() {
+    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let (url, pepper) = (server.url("postgres"), file("postgres.pepper", &"p".repeat(32)));
+    let flags = ["--tokens", &url, "--pepper-file", &pepper];
+    tokens_live_and_end(&flags).await;
+    let mut first = Api::start(&[&["--demo"], &flags[..]].concat());
+    let opaque = first.tokens().pop().unwrap().1;
+    assert!(first.terminate());
+    let second = Api::start(&flags);
+    assert_eq!(second.outcome("GET", "/api/v1/reports", &opaque).await.0, 200);
+}
+
+#[tokio::test]
+async fn what_an_admin_revokes_is_refused_at_once() {
+    let mut api = Api::start(&["--demo"]);
+    let tokens = api.tokens();
+    let token = |name: &str| &*tokens.iter().find(|(other, _)| other == name).unwrap().1;
+    let revoke = async |name: &str, body: Value| {
+        api.tell("POST", "/admin/revocations", token(name), Some(body)).await.status.as_u16()
+    };
+    let me = async |name: &str| api.outcome("GET", "/api/v1/me", token(name)).await;
+    let revoked = (401, "token_revoked".to_owned());
+    let good = (200, String::new());
+    assert_eq!(revoke("editor", json!({ "token_id": "demo-viewer" })).await, 403);
+    assert_eq!(me("viewer").await, good);
+    for (body, status) in [
+        (json!({}), 400),
+        (json!({ "issuer": "https://issuer.example" }), 400),
+        (json!({ "token_id": "a", "client": "b" }), 400),
+        (json!({ "token": "a" }), 422),
+        (json!({ "token_id": 1 }), 422),
+    ] {
+        assert_eq!(revoke("admin", body.clone()).await, status, "{body}");
+    }
+    assert_eq!(revoke("admin", json!({ "token_id": "demo-viewer" })).await, 204);
+    assert_eq!(me("viewer").await, revoked, "OPAQUE-70");
+    let elsewhere = json!({ "subject": "editor", "issuer": "https://partner.example" });
+    assert_eq!(revoke("admin", elsewhere).await, 204);
+    assert_eq!(me("editor").await, good, "attack 17");
+    assert_eq!(revoke("admin", json!({ "subject": "editor" })).await, 204);
+    assert_eq!(me("editor").await, revoked, "OPAQUE-70");
+    for name in ["partner", "opaque"] {
+        assert_eq!(me(name).await, good);
+    }
+    assert_eq!(revoke("admin", json!({ "client": "demo" })).await, 204);
+    for name in ["partner", "internal", "opaque", "admin"] {
+        assert_eq!(me(name).await, revoked, "OPAQUE-70: {name}");
+    }
+}
+
+/// Two programs with the same keys, on what these flags name.
+async fn revocations_reach_the_other_program(flags: &[&str]) {
+    let issuer = TestIssuer::new("https://i", AUDIENCE);
+    let keys = file(&format!("revocable-{}.json", flags[0]), &issuer.jwks());
+    let named = ["--issuer", "https://i", "--audience", AUDIENCE, "--jwks", &keys];
+    let flags = [&named[..], flags].concat();
+    let (one, other) = (Api::start(&flags), Api::start(&flags));
+    let admin = issuer.token("root").roles(["admin"]).sign();
+    let token = issuer.token("ada").sign();
+    assert_eq!(other.outcome("GET", "/api/v1/me", &token).await.0, 200);
+    let body = Some(json!({ "subject": "ada" }));
+    let answer = one.tell("POST", "/admin/revocations", &admin, body).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.body);
+    let revoked = (401, "token_revoked".to_owned());
+    assert_eq!(one.outcome("GET", "/api/v1/me", &token).await, revoked, "OPAQUE-70");
+    let began = std::time::Instant::now();
+    // The address has a quota.
+    while other.outcome("GET", "/api/v1/me", &token).await != revoked {
+        assert!(began.elapsed().as_secs() < 5, "OPAQUE-73");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // One that starts now has heard nothing, and knows.
+    let late = Api::start(&flags);
+    assert_eq!(late.outcome("GET", "/api/v1/me", &token).await, revoked, "OPAQUE-70");
+}
+
+#[tokio::test]
+async fn programs_share_revocations_in_redis() {
+    let server = tokio::task::spawn_blocking(Redis::start).await.unwrap();
+    revocations_reach_the_other_program(&["--redis", &server.url()]).await;
+}
+
+#[tokio::test]
+async fn programs_share_revocations_in_postgres() {
+    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let pepper = file("revocable.pepper", &"p".repeat(32));
+    let url = server.url("postgres");
+    revocations_reach_the_other_program(&["--tokens", &url, "--pepper-file", &pepper]).await;
+}
+
 #[tokio::test]
 async fn a_secret_plain_tokens_and_a_leeway() {
     let secret = "0123456789abcdef0123456789abcdef";
@@ -309,6 +525,7 @@ async fn a_stop_lets_requests_end_and_writes_the_trail_down() {
 #[test]
 fn a_wrong_flag_is_explained_in_one_line() {
     let short = file("short", "too short");
+    let pepper = file("pepper", &"x".repeat(32));
     let empty = file("empty.json", "{\"keys\":[]}");
     let named = ["--issuer", "https://i", "--audience", "a"];
     for (flags, said) in [
@@ -323,8 +540,16 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--demo", "--trust-proxy", "10.0.0.1/8"], "is not a network"),
         (&["--demo", "--discover"], "one place"),
         (&["--demo", "--audit", "/nowhere/at/all"], "--audit /nowhere/at/all"),
-        (&["--tokens", "sqlite:x"], "feature sqlite"),
-        (&["--redis", "redis://x"], "feature redis"),
+        (&["--tokens", "mysql://x"], "sqlite:PATH or postgres://"),
+        (&["--tokens", "sqlite:/nowhere/at/all.db", "--pepper-file", &pepper], "--tokens sqlite:"),
+        (&["--tokens", "sqlite:/nowhere/at/all.db"], "--pepper-file /nowhere/at/all.db.pepper"),
+        (&["--tokens", "sqlite:x", "--pepper-file", &short], "at least 32"),
+        (
+            &["--tokens", "postgres://u:s3cret@127.0.0.1:1/x", "--pepper-file", &pepper],
+            "--tokens postgres://…@127.0.0.1:1/x",
+        ),
+        (&["--demo", "--redis", "redis://u:s3cret@127.0.0.1:1/"], "--redis redis://…@127.0.0.1:1/"),
+        (&["--demo", "--redis", "nowhere"], "--redis"),
         (&["--introspect", "https://i/x"], "--introspect-client is missing"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
         (&["--discover", "--issuer", "https://i"], "--audience is missing"),
@@ -339,8 +564,40 @@ fn a_wrong_flag_is_explained_in_one_line() {
         assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{flags:?}: {stderr}");
         assert!(stderr.contains(said), "{flags:?}: {stderr}");
-        assert!(stdout.is_empty(), "{flags:?}");
+        assert!(stdout.is_empty() && !stderr.contains("s3cret"), "{flags:?}");
     }
+}
+
+#[tokio::test]
+async fn two_apis_on_one_redis_share_their_limits_and_outlive_it() {
+    let redis = Redis::start();
+    let url = redis.url();
+    let flags = ["--demo", "--redis", &url, "--limit", "default=5/36000"];
+    let mut apis = [Api::start(&flags), Api::start(&flags)];
+    // Each demo makes its own keys, for the same principals.
+    let tokens = apis.each_mut().map(|api| api.tokens());
+    let token = |api: usize| {
+        let named = tokens[api].iter().find(|(name, _)| name == "viewer");
+        &named.unwrap_or_else(|| panic!("{:?}", tokens[api])).1
+    };
+    for turn in 0..5 {
+        let answer = apis[turn % 2].ask("GET", "/api/v1/me", token(turn % 2)).await;
+        let left = format!("\"default\";r={};", 4 - turn);
+        let shown = answer.headers["ratelimit"].to_str().unwrap().to_owned();
+        assert!(answer.status == 200 && shown.contains(&left), "{turn}: {shown}");
+    }
+    for api in 0..2 {
+        let outcome = apis[api].outcome("GET", "/api/v1/me", token(api)).await;
+        assert_eq!(outcome, (429, "rate_limited".to_owned()));
+    }
+    redis.kill();
+    let mut statuses = Vec::new();
+    while !statuses.contains(&200) {
+        assert!(statuses.len() < 1000, "{statuses:?}");
+        statuses.push(apis[0].ask("GET", "/api/v1/me", token(0)).await.status.as_u16());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
 }
 
 #[test]
@@ -349,8 +606,18 @@ fn help_lists_every_flag() {
     let mut help = String::new();
     child.stdout.take().unwrap().read_to_string(&mut help).unwrap();
     assert!(child.wait().unwrap().success());
-    for flag in ["listen", "issuer", "jwks", "discover", "any-typ", "trust-proxy", "limit", "demo"]
-    {
+    for flag in [
+        "listen",
+        "issuer",
+        "jwks",
+        "discover",
+        "any-typ",
+        "tokens",
+        "redis",
+        "trust-proxy",
+        "limit",
+        "demo",
+    ] {
         assert!(help.contains(&format!("--{flag}")), "{flag}");
     }
 }

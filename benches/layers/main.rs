@@ -18,8 +18,11 @@
 
 mod harness;
 mod loopback;
+#[path = "../../tests/servers/mod.rs"]
+mod servers;
 mod stack;
 mod store;
+mod tokens;
 mod verify;
 
 use std::time::Duration;
@@ -27,7 +30,7 @@ use std::time::Duration;
 use crate::harness::Subject;
 
 /// Made one after the other: some take a while, and some much memory.
-const GROUPS: [fn() -> Vec<Subject>; 9] = [
+const GROUPS: [fn() -> Vec<Subject>; 12] = [
     stack::subjects,
     verify::hs256,
     verify::rs256,
@@ -37,6 +40,9 @@ const GROUPS: [fn() -> Vec<Subject>; 9] = [
     verify::eddsa,
     stack::limit_subjects,
     store::subjects,
+    tokens::warm,
+    tokens::sqlite,
+    tokens::postgres,
 ];
 
 fn main() {

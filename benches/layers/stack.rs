@@ -6,18 +6,21 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, header};
 use http_body_util::Empty;
+use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, Service, ServiceBuilder};
 use tower_gate::sink::{JsonLinesSink, NullSink};
-use tower_gate::store::memory::MemoryStore;
+use tower_gate::store::memory::{MemoryRevocations, MemoryStore};
 use tower_gate::test_util::TestIssuer;
 use tower_gate::verifier::CachedVerifier;
+use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
 use tower_gate::{
     AuditLayer, AuthenticateLayer, FixedVerifier, PeerAddr, Principal, Quota, RateLimitLayer,
-    RequireScopeLayer,
+    RequireScopeLayer, Revocation,
 };
 
 use crate::harness::Subject;
@@ -49,6 +52,8 @@ pub(crate) fn subjects() -> Vec<Subject> {
         subject("Audit, JsonLinesSink", AuditLayer::new(json()).layer(Nothing)),
         subject("Authenticate, FixedVerifier", fixed.layer(Nothing)),
         subject("Authenticate, token seen before", authenticate().layer(Nothing)),
+        subject("the same, nothing revoked", revocable(0).layer(Nothing)),
+        subject("the same, 100 k of every kind revoked", revocable(100_000).layer(Nothing)),
         subject(
             "Authenticate, RequireScope",
             with().layer(authenticate()).layer(require()).service(Nothing),
@@ -80,6 +85,30 @@ pub(crate) fn limit_subjects() -> Vec<Subject> {
 /// It has its token verified once a minute.
 pub(crate) fn authenticate() -> AuthenticateLayer {
     AuthenticateLayer::new(CachedVerifier::new(ISSUER.verifier()))
+}
+
+/// The same with so many revocations of other clients, keys, subjects and tokens.
+fn revocable(count: usize) -> AuthenticateLayer {
+    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+        Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap()
+    });
+    let hour = Duration::from_secs(3600);
+    let revocations = RUNTIME.block_on(async {
+        let builder = Revocations::builder(MemoryRevocations::new());
+        let builder = builder.with_poll_interval(hour).with_max_age(hour * 2);
+        let revocations = builder.start().unwrap();
+        revocations.ready().await.unwrap();
+        for n in 0..count {
+            let name = format!("a name that is as long as they are, {n}");
+            for of in [Revocation::client, Revocation::key, Revocation::subject, Revocation::token]
+            {
+                revocations.revoke(of("https://issuer.example", &name)).await.unwrap();
+            }
+        }
+        revocations
+    });
+    let verifier = CachedVerifier::new(ISSUER.verifier());
+    AuthenticateLayer::new(RevocableVerifier::new(verifier, &revocations))
 }
 
 pub(crate) fn limit() -> RateLimitLayer {

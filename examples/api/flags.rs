@@ -21,14 +21,15 @@ pub(crate) const HELP: &str = "\
 --leeway SECONDS         how far clocks may be apart (default 30)
 --introspect URL         RFC 7662 endpoint for tokens that are not JWTs
 --introspect-client ID:SECRET
+--tokens URL             opaque tokens in sqlite:PATH or postgres://…
+--pepper-file FILE       the secret of their digests, made where there is none
+                         (default PATH.pepper, or api.pepper for PostgreSQL)
+--redis URL              limits and revocations in Redis, which nodes share
 --audit FILE             audit events, one JSON object a line
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
 --limit TIER=N/SECONDS[:BURST]   default, partner, internal or address
 --demo                   make keys, and print ready tokens
 ";
-
-/// Flags for what this crate cannot do yet, and the feature that will.
-const LATER: [(&str, &str); 2] = [("tokens", "sqlite or postgres"), ("redis", "redis")];
 
 pub(crate) struct Flags {
     pub(crate) listen: SocketAddr,
@@ -39,6 +40,9 @@ pub(crate) struct Flags {
     pub(crate) leeway: Duration,
     pub(crate) introspect: Option<String>,
     pub(crate) introspect_client: Option<(String, String)>,
+    pub(crate) tokens: Option<String>,
+    pub(crate) pepper_file: Option<PathBuf>,
+    pub(crate) redis: Option<String>,
     pub(crate) audit: Option<PathBuf>,
     pub(crate) proxies: Vec<Network>,
     pub(crate) limits: Limits,
@@ -73,6 +77,9 @@ impl Flags {
             leeway: Duration::from_secs(30),
             introspect: None,
             introspect_client: None,
+            tokens: None,
+            pepper_file: None,
+            redis: None,
             audit: None,
             proxies: Vec::new(),
             limits: Limits {
@@ -104,19 +111,13 @@ impl Flags {
                         client.split_once(':').ok_or("--introspect-client wants ID:SECRET")?;
                     flags.introspect_client = Some((id.to_owned(), secret.to_owned()));
                 }
+                Long("tokens") => flags.tokens = Some(text(&mut parser)?),
+                Long("pepper-file") => flags.pepper_file = Some(parser.value()?.into()),
+                Long("redis") => flags.redis = Some(text(&mut parser)?),
                 Long("audit") => flags.audit = Some(parser.value()?.into()),
                 Long("trust-proxy") => flags.proxies.push(value(&mut parser, "trust-proxy")?),
                 Long("limit") => flags.limits.set(&text(&mut parser)?)?,
                 Long("demo") => flags.keys.push(Keys::Demo),
-                Long(name) if LATER.iter().any(|(later, _)| *later == name) => {
-                    let feature =
-                        LATER.iter().find(|(later, _)| *later == name).map(|later| later.1);
-                    let feature = feature.unwrap_or_default();
-                    return Err(format!(
-                        "--{name} needs the feature {feature}, which is not in this build"
-                    )
-                    .into());
-                }
                 other => {
                     return Err(format!("{}; --help lists the flags", other.unexpected()).into());
                 }
@@ -173,4 +174,11 @@ where
 {
     let text = text(parser)?;
     text.parse().map_err(|error| format!("--{name} {text}: {error}").into())
+}
+
+pub(crate) fn without_password(url: &str) -> String {
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}"),
+        _ => url.to_owned(),
+    }
 }

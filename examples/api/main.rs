@@ -10,7 +10,11 @@
 
 mod demo;
 mod flags;
+mod limits;
+mod revocations;
 mod routes;
+#[cfg_attr(not(any(feature = "sqlite", feature = "postgres")), path = "tokens_off.rs")]
+mod tokens;
 mod verifier;
 
 use std::fs::OpenOptions;
@@ -22,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tower_gate::AuditSink;
 use tower_gate::sink::{JsonLinesSink, NullSink, QueueSink};
+use tower_gate::verifier::revocable::RevocableVerifier;
 
 use crate::flags::Flags;
 
@@ -51,7 +56,12 @@ fn refuse(error: &(dyn std::error::Error + Send + Sync)) -> ExitCode {
 }
 
 async fn serve(flags: Flags) -> Result<(), Error> {
-    let built = verifier::build(&flags)?;
+    let revocations = revocations::start(&flags).await?;
+    let tokens = tokens::open(&flags, &revocations).await?;
+    let mut built = verifier::build(&flags, tokens.as_ref())?;
+    if let Some(tokens) = tokens.as_ref().filter(|_| !built.tokens.is_empty()) {
+        built.tokens.push(("opaque", tokens.demo().await?));
+    }
     let sink: Arc<dyn AuditSink> = match &flags.audit {
         None => Arc::new(NullSink),
         Some(path) => {
@@ -60,7 +70,10 @@ async fn serve(flags: Flags) -> Result<(), Error> {
             Arc::new(QueueSink::new(JsonLinesSink::new(file), 8192)?)
         }
     };
-    let router = routes::router(&flags, built.verifier, sink.clone())?;
+    let limits = limits::limits(&flags, routes::client_ip(&flags)).await?;
+    let verifier = RevocableVerifier::new(built.verifier, &revocations);
+    let router =
+        routes::router(&flags, verifier, tokens.clone(), revocations, limits, sink.clone())?;
     let listener = TcpListener::bind(flags.listen).await;
     let listener = listener.map_err(|error| format!("--listen {}: {error}", flags.listen))?;
     println!("listening on http://{}", listener.local_addr()?);
@@ -69,6 +82,9 @@ async fn serve(flags: Flags) -> Result<(), Error> {
     }
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(stopped()?).await?;
+    if let Some(tokens) = tokens {
+        tokens.close().await;
+    }
     // The last owner of the queue writes down what is still in it.
     drop(sink);
     Ok(())

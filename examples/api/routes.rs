@@ -13,35 +13,43 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use tower::ServiceBuilder;
 use tower_gate::metadata::ResourceMetadata;
-use tower_gate::store::memory::MemoryStore;
+use tower_gate::verifier::revocable::Revocations;
 use tower_gate::{
-    AuditLayer, AuditSink, AuthenticateLayer, ClientIp, Principal, RateLimitLayer,
-    RequireScopeLayer, Requirement, TokenVerifier,
+    AuditLayer, AuditSink, AuthenticateLayer, ClientIp, Principal, RequireScopeLayer, Requirement,
+    TokenVerifier,
 };
 
 use crate::Error;
 use crate::demo::{AUDIENCE, ISSUER};
 use crate::flags::{Flags, Keys};
+use crate::limits::Limits;
+use crate::revocations;
+use crate::tokens::Tokens;
 
 pub(crate) fn router(
     flags: &Flags,
     verifier: impl TokenVerifier,
+    tokens: Option<Tokens>,
+    revocations: Revocations,
+    limits: Limits,
     sink: Arc<dyn AuditSink>,
 ) -> Result<Router, Error> {
     let metadata = metadata(flags)?;
-    let client_ip = client_ip(flags);
-    let audit = AuditLayer::new(sink).with_client_ip(client_ip.clone());
-    let by_address = RateLimitLayer::by_address(MemoryStore::new(), flags.limits.address)
-        .with_client_ip(client_ip);
+    let audit = AuditLayer::new(sink).with_client_ip(client_ip(flags));
     let authenticate = AuthenticateLayer::new(verifier).with_challenge(metadata.challenge()?);
-    let by_principal = RateLimitLayer::new(MemoryStore::new(), flags.limits.default)
-        .with_unlimited("admin", Requirement::role("admin"))
-        .with_tier("internal", Requirement::role("internal"), flags.limits.internal)
-        .with_tier("partner", Requirement::role("partner"), flags.limits.partner);
-    let layers = ServiceBuilder::new().layer(by_address).layer(authenticate).layer(by_principal);
+    let layers = ServiceBuilder::new()
+        .layer(limits.by_address)
+        .layer(authenticate)
+        .layer(limits.by_principal);
+    let admins = RequireScopeLayer::new(Requirement::role("admin"));
+    let mut for_admins = revocations::routes(flags, revocations);
+    if let Some(tokens) = tokens {
+        for_admins = for_admins.merge(tokens.routes());
+    }
+    let protected = protected().merge(for_admins.route_layer(admins));
     let well_known = metadata.path().to_owned();
     Ok(Router::new()
-        .merge(protected().route_layer(layers))
+        .merge(protected.route_layer(layers))
         .route("/health", get(async || "ok\n"))
         .route(&well_known, get(async move || metadata.response().map(Body::from)))
         .layer(audit))
@@ -64,7 +72,7 @@ fn protected() -> Router {
 }
 
 /// The peer, as axum leaves it on requests, or whoever trusted proxies speak for.
-fn client_ip(flags: &Flags) -> ClientIp {
+pub(crate) fn client_ip(flags: &Flags) -> ClientIp {
     let client_ip = ClientIp::from_extensions(|extensions| {
         extensions.get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip())
     });

@@ -8,6 +8,7 @@ use tower_gate::verifier::{CachedVerifier, RoutedVerifier};
 use crate::Error;
 use crate::demo::{self, Demo};
 use crate::flags::{Flags, Keys};
+use crate::tokens::Tokens;
 
 /// What decides which tokens are good.
 pub(crate) struct Built {
@@ -16,13 +17,16 @@ pub(crate) struct Built {
     pub(crate) tokens: Vec<(&'static str, String)>,
 }
 
-pub(crate) fn build(flags: &Flags) -> Result<Built, Error> {
+pub(crate) fn build(flags: &Flags, opaque: Option<&Tokens>) -> Result<Built, Error> {
     let mut verifier = RoutedVerifier::new();
+    if let Some(opaque) = opaque {
+        verifier = opaque.add_to(verifier);
+    }
     let mut tokens = Vec::new();
     match &*flags.keys {
-        [] if flags.introspect.is_some() => {}
+        [] if flags.introspect.is_some() || opaque.is_some() => {}
         [] => {
-            let ways = "--jwks, --discover, --hs256-secret-file, --introspect or --demo";
+            let ways = "--jwks, --discover, --hs256-secret-file, --introspect, --tokens or --demo";
             return Err(format!("nothing says which tokens are good: use {ways}").into());
         }
         [Keys::Demo] => {

@@ -92,6 +92,7 @@ impl Pending {
             required_scopes: Vec::new(),
             policy: None,
             remaining: None,
+            fallback: false,
             latency: Duration::ZERO,
         };
         let started = config.clock.monotonic();
@@ -130,6 +131,7 @@ impl Pending {
         event.principal = findings.principal;
         event.policy = findings.policy;
         event.remaining = findings.remaining;
+        event.fallback = findings.fallback;
         event.latency = self.config.clock.monotonic().saturating_sub(self.started);
         // Inside, so that a sink that logs does so in the context of the request. A panic of the
         // sink must not take the answer along, nor the process where a handler's panic unwinds.

@@ -57,18 +57,16 @@ impl Scrub {
         Self(by_length)
     }
 
-    /// Looks once at each header that is there, because most requests have none of these, and to
-    /// ask for every one of them would cost more than the rest of a layer. Few headers are as long
-    /// as one of these, and fewer have to be compared.
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
-        if headers.keys().any(|name| self.has(name)) {
-            for name in self.0.iter().flatten() {
-                headers.remove(name);
-            }
+        for name in self.0.iter().flatten() {
+            headers.remove(name);
         }
     }
 
-    fn has(&self, name: &HeaderName) -> bool {
+    /// To be asked of each header that is there: most requests have none of these, and to look for
+    /// every one of them would cost more than the rest of a layer. Few headers are as long as one of
+    /// these, and fewer have to be compared.
+    pub(super) fn has(&self, name: &HeaderName) -> bool {
         self.0.get(name.as_str().len()).is_some_and(|names| names.contains(name))
     }
 }

@@ -4,7 +4,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
@@ -14,7 +14,7 @@ use crate::authenticate::layer::Config;
 use crate::event::AuditSlot;
 use crate::principal::{Authenticated, Principal};
 use crate::rejection::{RefusalStyle, Rejection, RejectionKind, ResponseBody};
-use crate::token::BearerToken;
+use crate::token::PresentedToken;
 use crate::trace;
 use crate::verifier::{VerifyError, VerifyErrorKind, VerifyRequest};
 
@@ -48,44 +48,61 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        match config.find_token(&request) {
-            Err(rejection) => AuthenticateFuture::refused(config.refuse(rejection, &request)),
-            Ok(None) => {
-                config.let_in(&mut request, None);
+        let question = match config.caller(&request) {
+            Err(rejection) => {
+                return AuthenticateFuture::refused(config.refuse(rejection, &request));
+            }
+            Ok(Caller::Known(principal)) => {
+                config.let_in(&mut request, principal);
+                return AuthenticateFuture::service(self.inner.call(request));
+            }
+            Ok(Caller::Presents(question)) => question,
+        };
+        match config.verifier.try_verify(&question) {
+            Some(Ok(principal)) => {
+                config.let_in(&mut request, Some(principal));
                 AuthenticateFuture::service(self.inner.call(request))
             }
-            Ok(Some(question)) => match config.verifier.try_verify(&question) {
-                Some(Ok(principal)) => {
-                    config.let_in(&mut request, Some(principal));
-                    AuthenticateFuture::service(self.inner.call(request))
-                }
-                Some(Err(error)) => {
-                    AuthenticateFuture::refused(config.not_verified(error, &request))
-                }
-                None => {
-                    // The service that is ready waits for the answer; the clone is not.
-                    let next = self.inner.clone();
-                    let ready = std::mem::replace(&mut self.inner, next);
-                    let answer = config.verifier.clone().verify(question);
-                    AuthenticateFuture::verifying(answer, ready, request, config.clone())
-                }
-            },
+            Some(Err(error)) => AuthenticateFuture::refused(config.not_verified(error, &request)),
+            None => {
+                // The service that is ready waits for the answer; the clone is not.
+                let next = self.inner.clone();
+                let ready = std::mem::replace(&mut self.inner, next);
+                let answer = config.verifier.clone().verify(question);
+                AuthenticateFuture::verifying(answer, ready, request, config.clone())
+            }
         }
     }
 }
 
+/// Who stands behind a request.
+enum Caller {
+    /// Somebody whose token was accepted before, or an anonymous caller that may come in.
+    Known(Option<Principal>),
+    /// Whoever this token is found to be.
+    Presents(VerifyRequest),
+}
+
 impl Config {
-    /// The question to ask, `None` for an anonymous caller that may come in.
-    fn find_token<B>(&self, request: &Request<B>) -> Result<Option<VerifyRequest>, Rejection> {
-        match BearerToken::find(request.headers(), request.uri())? {
-            None if self.optional => Ok(None),
-            None => Err(Rejection::new(RejectionKind::MissingToken)),
-            Some(token) if token.as_bytes().len() > self.max_token_bytes => {
-                // Before the verifier, whose work grows with the length (BEARER-15).
-                Err(VerifyError::from(VerifyErrorKind::Malformed).into())
-            }
-            Some(token) => Ok(Some(VerifyRequest::new(token, self.clock.now()))),
+    /// Who calls, as far as that is known without a look at the token's form.
+    fn caller<B>(&self, request: &Request<B>) -> Result<Caller, Rejection> {
+        let Some(presented) = PresentedToken::find(request.headers(), request.uri())? else {
+            return match self.optional {
+                true => Ok(Caller::Known(None)),
+                false => Err(Rejection::new(RejectionKind::MissingToken)),
+            };
+        };
+        let now = self.clock.now();
+        let is_too_long = presented.as_bytes().len() > self.max_token_bytes;
+        if !is_too_long && let Some(principal) = self.verifier.recall(presented.as_bytes(), now) {
+            return Ok(Caller::Known(Some(principal)));
         }
+        let token = presented.check()?;
+        if is_too_long {
+            // Before the verifier, whose work grows with the length (BEARER-15).
+            return Err(VerifyError::from(VerifyErrorKind::Malformed).into());
+        }
+        Ok(Caller::Presents(VerifyRequest::new(token, now)))
     }
 
     /// Marks the request as authenticated, and tells those who want to know.
@@ -101,17 +118,29 @@ impl Config {
                 trace::record_on_current(principal);
             }
         }
-        let headers = request.headers_mut();
-        self.scrub.remove_from(headers);
-        if self.strip_token {
-            headers.remove(AUTHORIZATION);
-        } else if let Some(value) = headers.get_mut(AUTHORIZATION) {
-            value.set_sensitive(true);
-        }
+        self.clean(request.headers_mut());
         let extensions = request.extensions_mut();
         extensions.insert(Authenticated { principal });
         if let Some(style) = &self.style {
             extensions.insert(style.clone());
+        }
+    }
+
+    /// Takes out what is not the client's to say, and hides the token from whoever prints headers.
+    fn clean(&self, headers: &mut HeaderMap) {
+        let mut has_identity = false;
+        for (name, value) in headers.iter_mut() {
+            if *name == AUTHORIZATION {
+                value.set_sensitive(true);
+            } else {
+                has_identity |= self.scrub.has(name);
+            }
+        }
+        if has_identity {
+            self.scrub.remove_from(headers);
+        }
+        if self.strip_token {
+            headers.remove(AUTHORIZATION);
         }
     }
 

@@ -77,6 +77,11 @@ impl Config {
         request: &Request<B>,
     ) -> Result<Fields, Box<Response<Bytes>>> {
         let one = |decisions: Decisions| {
+            if let Some(slot) = AuditSlot::of(request.extensions())
+                && decisions.are_fallback()
+            {
+                slot.fell_back();
+            }
             decisions.first().copied().ok_or_else(|| StoreError::new("it decided on nothing"))
         };
         let decision = answer.and_then(one).map_err(|error| {

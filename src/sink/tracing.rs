@@ -31,6 +31,7 @@ impl AuditSink for TracingSink {
             roles = roles.map(::tracing::field::debug),
             token_kind = principal.map(|principal| principal.token_kind().as_str()),
             token_id = principal.and_then(|principal| principal.token_id()),
+            key_id = principal.and_then(|principal| principal.key_id()),
             stale = principal.filter(|principal| principal.is_stale()).map(|_| true),
             address = event.address.map(::tracing::field::display),
             peer = event.peer.map(::tracing::field::display),

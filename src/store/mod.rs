@@ -1,9 +1,24 @@
 //! Where state lives that outlasts a request.
 //!
 //! [`MemoryStore`](memory::MemoryStore) keeps the state of rate limits in the process;
-//! [`RateLimitStore`] is the port for anything else.
+//! [`RateLimitStore`] is the port for anything else. With the feature `opaque`, `TokenStore` is the
+//! port for the records of opaque tokens: in memory, in SQLite or in PostgreSQL. With the feature
+//! `revocation`, `RevocationStore` is the port for revocations, which nodes share.
 
+mod fallback;
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
+#[cfg(feature = "revocation")]
+mod revocation;
+#[cfg(any(feature = "postgres", feature = "sqlite"))]
+mod sql;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
+#[cfg(feature = "opaque")]
+mod token;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -17,7 +32,17 @@ use crate::partition::PartitionKey;
 use crate::quota::{Decisions, INLINE, Quota};
 use crate::rejection::{Rejection, RejectionKind};
 
+pub use self::fallback::FallbackStore;
+#[cfg(feature = "revocation")]
+pub use self::revocation::{News, RevocationPage, RevocationStore, RevokeRequest};
 pub use crate::quota::Take;
+
+#[cfg(feature = "revocation")]
+pub(crate) use self::revocation::ErasedRevocationStore;
+#[cfg(feature = "opaque")]
+pub(crate) use self::token::{ErasedTokenStore, whole_millis};
+#[cfg(feature = "opaque")]
+pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRecord, TokenStore};
 
 /// Keeps what rate limits need to remember, and decides.
 ///
@@ -258,6 +283,22 @@ impl RateLimitStore for UnlimitedStore {
     async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         let untouched = request.takes.iter().map(|take| take.quota.decide(0, 0, 0).0);
         Ok(untouched.collect())
+    }
+
+    fn settle(&self, _: &Settlement) {}
+}
+
+/// The store that is closed: every request is refused with 503.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClosedStore;
+
+impl RateLimitStore for ClosedStore {
+    fn try_take(&self, _: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
+        Some(Err(StoreError::new("it is closed")))
+    }
+
+    async fn take(&self, _: &TakeRequest) -> Result<Decisions, StoreError> {
+        Err(StoreError::new("it is closed"))
     }
 
     fn settle(&self, _: &Settlement) {}

@@ -144,6 +144,10 @@ impl<V: TokenVerifier> CachedVerifier<V> {
 }
 
 impl<V: TokenVerifier> TokenVerifier for CachedVerifier<V> {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        self.remembered(TokenId::of_text(text), now)
+    }
+
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         let id = TokenId::of(&request.token);
         if let Some(principal) = self.remembered(id, request.now) {
@@ -277,9 +281,17 @@ pub(super) struct TokenId([u64; 2]);
 
 impl TokenId {
     pub(super) fn of(token: &BearerToken) -> Self {
-        static KEY: LazyLock<Key> =
-            LazyLock::new(|| Key([random_word(), random_word(), random_word(), random_word()]));
-        Self(HighwayHasher::new(*KEY).hash128(token.as_bytes()))
+        Self::of_text(token.as_bytes())
+    }
+
+    fn of_text(text: &[u8]) -> Self {
+        // A copy of one that is ready costs less than a new one.
+        static READY: LazyLock<HighwayHasher> = LazyLock::new(|| {
+            HighwayHasher::new(Key([random_word(), random_word(), random_word(), random_word()]))
+        });
+        let mut hasher = READY.clone();
+        hasher.append(text);
+        Self(hasher.finalize128())
     }
 }
 

@@ -2,9 +2,12 @@
 //!
 //! [`JwtVerifier`](jwt::JwtVerifier) checks signed tokens, with keys that are given or, with the
 //! feature `jwks`, fetched; with the feature `introspection`, `IntrospectionVerifier` asks an issuer
-//! about tokens that say nothing themselves; [`FixedVerifier`] knows a few fixed ones; [`TokenVerifier`] is the port
-//! for everything else. [`RoutedVerifier`] chooses between several, [`CachedVerifier`] remembers
-//! what was accepted, and [`TokenVerifier::load`] attaches the application's user.
+//! about tokens that say nothing themselves; with the feature `opaque`, `OpaqueTokens` issues such
+//! tokens and its `OpaqueVerifier` accepts them; [`FixedVerifier`] knows a few fixed ones;
+//! [`TokenVerifier`] is the port for everything else. [`RoutedVerifier`] chooses between several,
+//! [`CachedVerifier`] remembers what was accepted, and [`TokenVerifier::load`] attaches the
+//! application's user. With the feature `revocation`, `RevocableVerifier` around all of them refuses
+//! what was revoked.
 
 mod cached;
 mod fixed;
@@ -15,6 +18,10 @@ pub mod jwks;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub mod jwt;
 mod loaded;
+#[cfg(feature = "opaque")]
+pub mod opaque;
+#[cfg(feature = "revocation")]
+pub mod revocable;
 mod routed;
 
 use std::error::Error as StdError;
@@ -81,6 +88,15 @@ pub use self::routed::RoutedVerifier;
             `Fn(VerifyRequest) -> impl Future<Output = Result<Principal, VerifyError>> + Send`"
 )]
 pub trait TokenVerifier: Send + Sync + 'static {
+    /// The principal of a text that was accepted before, byte for byte, and still would be: asked
+    /// ahead of [`try_verify`](Self::try_verify), before anybody has looked at the text's form.
+    /// `None` says nothing. A verifier that remembers gives this shortcut; one that stands around
+    /// others passes it on if it would add nothing of its own to the answer.
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        let _ = (text, now);
+        None
+    }
+
     /// Answers at once where it can: a key in memory, a token seen before.
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         let _ = request;
@@ -144,6 +160,10 @@ where
 }
 
 impl<V: TokenVerifier + ?Sized> TokenVerifier for Arc<V> {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        (**self).recall(text, now)
+    }
+
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         (**self).try_verify(request)
     }
@@ -340,12 +360,17 @@ pub(crate) type Verifying = Pin<Box<dyn Future<Output = Result<Principal, Verify
 
 /// A verifier without its type, so that a layer has no type parameter.
 pub(crate) trait ErasedVerifier: Send + Sync {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal>;
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>>;
     fn verify(self: Arc<Self>, request: VerifyRequest) -> Verifying;
     fn generation(&self) -> u64;
 }
 
 impl<V: TokenVerifier> ErasedVerifier for V {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        TokenVerifier::recall(self, text, now)
+    }
+
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         TokenVerifier::try_verify(self, request)
     }

@@ -241,6 +241,28 @@ fn a_key_is_chosen_by_its_exact_name() {
     gate.refuses(&stranger, VerifyErrorKind::BadSignature, "JWT-17: the name proves nothing");
 }
 
+/// What it names itself, its holder chooses: the name that a key can be revoked by is the key's own.
+#[test]
+fn a_principal_names_the_key_that_signed_its_token() {
+    let (old, new) = (Signer::new(Algorithm::HS256), Signer::new(Algorithm::HS256));
+    let keys = verifier().with_key(old.key().with_kid("old")).with_key(new.key().with_kid("new"));
+    let (gate, nameless) = (Gate::new(keys), Gate::of(old.key()));
+    let named = |signer: &Signer, kid| signer.token(header().text("kid", kid), Object::claims());
+    for (gate, token, key_id) in [
+        (&gate, named(&old, "old"), Some("old")),
+        (&gate, named(&new, "new"), Some("new")),
+        (&gate, old.good(), Some("old")),
+        (&gate, new.good(), Some("new")),
+        (&nameless, named(&old, "any"), None),
+        (&nameless, old.good(), None),
+    ] {
+        let principal = gate.accepts(&token, "attack 23");
+        assert_eq!(principal.key_id(), key_id, "attack 23");
+        let event = serde_json::to_value(gate.ask(&token).event).unwrap();
+        assert_eq!(event["key_id"].as_str(), key_id, "{event}");
+    }
+}
+
 #[test]
 fn a_name_has_at_most_256_bytes() {
     let signer = Signer::new(Algorithm::HS256);

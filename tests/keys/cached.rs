@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
+use http::Request;
 use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -88,6 +90,28 @@ async fn a_token_that_was_seen_is_not_verified_again_for_a_minute() {
     gate.clock.advance(Duration::from_millis(1));
     assert_eq!(gate.get(&token).await.text, "200 user-1");
     assert_eq!(inner.count(), 2, "JWT-76: the age is bounded");
+}
+
+/// A token that was seen is recognised before anybody looks at its form, and after these.
+#[tokio::test]
+async fn a_token_that_was_seen_comes_alone_like_any_other() {
+    let issuer = test_issuer();
+    let gate = Gate::new(CachedVerifier::new(issuer.verifier()));
+    let token = token(&issuer, "user-1");
+    assert_eq!(gate.get(&token).await.text, "200 user-1");
+    let bearer = format!("Bearer {token}");
+    let request = || Request::builder().header("authorization", &bearer);
+    for (request, what) in [
+        (request().header("authorization", &bearer), "BEARER-7"),
+        (request().uri("/?access_token=x"), "BEARER-13"),
+        (Request::builder().header("authorization", format!("{bearer}, {token}")), "BEARER-4"),
+        (Request::builder().header("authorization", format!("Bearer\t{token}")), "BEARER-3"),
+    ] {
+        let answer = gate.send(request.body(Body::empty()).unwrap()).await;
+        assert!(answer.text.starts_with("400 "), "{what}: {}", answer.text);
+    }
+    let other = gate.get(&token.to_uppercase()).await.text;
+    assert!(other.starts_with("401 "), "attack 22: {other}");
 }
 
 #[tokio::test]

@@ -7,14 +7,19 @@ use tokio::task::JoinSet;
 use tokio::time::{advance, sleep};
 
 use crate::gate::{Gate, claims, verifier};
+use crate::issuer::{Issuer, JWKS, Reply};
 use crate::memory::{MemoryIssuer, NAME};
 use crate::signer::{Signer, jwks};
 
-/// A token for a good signature of which nobody would have the key.
 fn stray(n: usize) -> String {
+    stray_of(NAME, n)
+}
+
+/// A token for a good signature of which nobody would have the key.
+fn stray_of(issuer: &str, n: usize) -> String {
     use crate::signer::base64url;
     let header = json!({ "alg": "EdDSA", "typ": "at+jwt", "kid": format!("random {n}") });
-    let claims = claims(NAME, "user-1").to_string();
+    let claims = claims(issuer, "user-1").to_string();
     format!("{}.{}.{}", base64url(header.to_string()), base64url(claims), base64url([0; 64]))
 }
 
@@ -53,6 +58,47 @@ async fn random_key_names_cause_two_fetches_a_minute_and_hide_no_rotation() {
     // The first one, one at once, and one each 30 seconds.
     let fetches = issuer.fetches();
     assert!((10..=12).contains(&fetches), "attack 18: {fetches} fetches in five minutes");
+}
+
+/// The same in real time, with an issuer behind a socket and a cooldown of a second.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_in_a_flood_over_http_is_seen_within_the_cooldown() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let issuer = Issuer::with_keys(&jwks(&[&old])).await;
+    let name = issuer.name();
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+    let keys = issuer.jwks().with_refresh(day, day).with_cooldown(second).start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(&name, &keys));
+    let [good, rotated] = [&old, &new].map(|signer| signer.token(&claims(&name, "user-1")));
+
+    let began = Instant::now();
+    let (mut published, mut seen) = (None, None);
+    for n in 0.. {
+        let answer = gate.get(&stray_of(&name, n)).await.text;
+        assert_eq!(answer, "401 unknown_key", "attack 18: {n}");
+        if n == 5_000 {
+            issuer.serve(JWKS, Reply::json(&jwks(&[&old, &new])));
+            published = Some(Instant::now());
+        }
+        if n % 100 == 0 {
+            assert_eq!(gate.get(&good).await.text, "200 user-1", "attack 18: {n}");
+            if let Some(published) = published
+                && seen.is_none()
+                && gate.get(&rotated).await.text == "200 user-1"
+            {
+                seen = Some(published.elapsed());
+            }
+        }
+        if n >= 10_000 && seen.is_some() {
+            break;
+        }
+        assert!(began.elapsed() < second * 60, "attack 19: the rotation was not seen");
+    }
+    assert!(seen.unwrap() < second * 5, "attack 19: {seen:?}");
+    let most = 3 + began.elapsed().as_secs();
+    let fetches = issuer.count(JWKS) as u64;
+    assert!(fetches <= most, "attack 18: {fetches} fetches in {:?}", began.elapsed());
 }
 
 #[tokio::test]

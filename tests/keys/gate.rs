@@ -67,7 +67,11 @@ impl Gate {
     /// Sends a request through the layers.
     pub(crate) async fn get(&self, token: &str) -> Answer {
         let request = Request::builder().header("authorization", format!("Bearer {token}"));
-        let response = self.router.clone().oneshot(request.body(Body::empty()).unwrap());
+        self.send(request.body(Body::empty()).unwrap()).await
+    }
+
+    pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
+        let response = self.router.clone().oneshot(request);
         let (head, body) = response.await.unwrap().into_parts();
         let body = body.collect().await.unwrap().to_bytes();
         Answer::new(head.status.as_u16(), &head.headers, &body)

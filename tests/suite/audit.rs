@@ -73,6 +73,7 @@ fn verifier() -> FixedVerifier {
         .scopes("read write")
         .roles(["editor"])
         .token_id("t-1")
+        .key_id("k-1")
         .build();
     FixedVerifier::new().with("t", principal).unwrap()
 }
@@ -377,7 +378,7 @@ async fn the_json_of_an_event_is_part_of_the_api() {
         r#"{"time":"2023-11-14T22:13:20.123Z","sequence":7,"outcome":"allowed","reason":null,"#,
         r#""anonymous":false,"issuer":"https://issuer.example","subject":"user-1","client":"web","#,
         r#""scopes":["read","write"],"roles":["editor"],"token_kind":"fixed","token_id":"t-1","#,
-        r#""address":"192.0.2.7","method":"GET","path":"/reports","user_agent":"curl/8.5","#,
+        r#""key_id":"k-1","address":"192.0.2.7","method":"GET","path":"/reports","user_agent":"curl/8.5","#,
         r#""status":200,"grpc_status":null,"required_scopes":[],"policy":"default","#,
         r#""remaining":59,"latency_ms":1.5}"#,
         "\n",
@@ -385,7 +386,7 @@ async fn the_json_of_an_event_is_part_of_the_api() {
     let refused = concat!(
         r#"{"time":"2023-11-14T22:13:20.124Z","sequence":7,"outcome":"refused","#,
         r#""reason":"unknown_token","anonymous":false,"issuer":null,"subject":null,"client":null,"scopes":[],"#,
-        r#""roles":[],"token_kind":null,"token_id":null,"address":"192.0.2.7","method":"POST","#,
+        r#""roles":[],"token_kind":null,"token_id":null,"key_id":null,"address":"192.0.2.7","method":"POST","#,
         r#""path":"/reports","user_agent":"curl/8.5","status":200,"grpc_status":16,"#,
         r#""required_scopes":[],"policy":null,"remaining":null,"latency_ms":0.0}"#,
         "\n",
@@ -568,6 +569,7 @@ async fn the_tracing_sink_tells_what_the_json_tells() {
         ("anonymous", "false"),
         ("client", "web"),
         ("issuer", "https://issuer.example"),
+        ("key_id", "k-1"),
         ("latency_ms", "0.0"),
         ("method", "GET"),
         ("outcome", "refused"),

@@ -9,6 +9,7 @@ mod every_refusal;
 mod extraction;
 mod extractors;
 mod failures;
+mod fallback;
 mod grpc;
 mod leaks;
 mod limits;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
 use std::marker::PhantomData;
+use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -23,7 +24,7 @@ use serde_json::json;
 use tower::{Layer, Service};
 use tower_gate::verifier::jwt::{JwtVerifier, VerifyingKey};
 use tower_gate::verifier::{CachedVerifier, VerifyRequest};
-use tower_gate::{AuthenticateLayer, BearerToken, TokenVerifier};
+use tower_gate::{AuthenticateLayer, BearerToken, PeerAddr, TokenVerifier};
 use tower_oauth2_resource_server::server::OAuth2ResourceServer;
 use tower_oauth2_resource_server::tenant::TenantConfiguration;
 
@@ -184,6 +185,7 @@ fn request(token: &str) -> Request<()> {
         let shared = Bytes::copy_from_slice(value.as_bytes());
         request.headers_mut().insert(name, HeaderValue::from_maybe_shared(shared).unwrap());
     }
+    request.extensions_mut().insert(PeerAddr((Ipv4Addr::LOCALHOST, 443).into()));
     request
 }
 

@@ -35,7 +35,7 @@
 //! Signed answers (RFC 9701), other times, and a token that is revoked at once:
 //!
 //! ```no_run
-//! use std::time::Duration;
+//! use std::time::{Duration, SystemTime};
 //! use tower_gate::fetch::ReqwestFetch;
 //! use tower_gate::verifier::introspection::IntrospectionVerifier;
 //! use tower_gate::verifier::jwks::Jwks;
@@ -105,7 +105,7 @@ mod signed;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use crate::fetch::Fetch;
 use crate::principal::Principal;
@@ -156,6 +156,10 @@ impl IntrospectionVerifier {
 }
 
 impl TokenVerifier for IntrospectionVerifier {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        self.asking.cached.recall(text, now)
+    }
+
     /// What is remembered.
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         let known = self.asking.cached.try_verify(request);

@@ -1,14 +1,11 @@
 //! The task that keeps keys fresh.
 
-use std::future::poll_fn;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use tokio::time::{Instant, timeout};
 
 use crate::fetch::{ErasedFetch, IssuerUrl};
+use crate::panics::caught;
 use crate::verifier::jwks::discovery::{LoadError, Loaded, Location, load};
 use crate::verifier::jwks::shared::Shared;
 
@@ -21,11 +18,14 @@ pub(super) async fn keep_fresh(
     let _ending = Ending(shared.clone());
     let mut document = None;
     loop {
-        let fetched = without_panic(once(&location, &*fetch, &mut document));
-        let next_at = match timeout(shared.times.timeout, fetched).await {
-            Ok(Ok(loaded)) => shared.publish(loaded),
-            Ok(Err(error)) => shared.keep(&error),
-            Err(_) => shared.keep(&LoadError::Timeout),
+        let fetched = caught(once(&location, &*fetch, &mut document));
+        let fetched = match timeout(shared.times.timeout, fetched).await {
+            Ok(fetched) => fetched.unwrap_or(Err(LoadError::Panic)),
+            Err(_) => Err(LoadError::Timeout),
+        };
+        let next_at = match fetched {
+            Ok(loaded) => shared.publish(loaded),
+            Err(error) => shared.keep(&error),
         };
         shared.due(next_at).await;
     }
@@ -42,19 +42,6 @@ impl Drop for Ending {
         let error = "the task that fetches keys has ended with its runtime";
         self.0.fail(error.to_owned(), failures, Instant::now());
     }
-}
-
-/// A panic of the fetcher is a fetch that failed.
-async fn without_panic<F>(fetched: F) -> Result<Loaded, LoadError>
-where
-    F: Future<Output = Result<Loaded, LoadError>>,
-{
-    let mut fetched = pin!(fetched);
-    poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| fetched.as_mut().poll(cx)));
-        polled.unwrap_or(Poll::Ready(Err(LoadError::Panic)))
-    })
-    .await
 }
 
 /// One fetch of the document, which is looked for anew when it was not where it had been.

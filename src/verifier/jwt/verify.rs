@@ -10,7 +10,7 @@ use crate::claims::{ClaimNames, RegisteredClaims, TimeError, TimeRules, system_t
 use crate::principal::{Principal, PrincipalBuilder, TokenKind};
 use crate::verifier::jwt::header::Header;
 use crate::verifier::jwt::source::KeySource;
-use crate::verifier::jwt::{IssuerWanted, KeySet};
+use crate::verifier::jwt::{IssuerWanted, KeySet, VerifyingKey};
 use crate::verifier::{TokenVerifier, VerifyError, VerifyErrorKind, VerifyRequest};
 
 /// The longest token that is looked at, whatever the layer lets through.
@@ -111,7 +111,7 @@ pub(crate) async fn open(
     if !header.is_of_type(media_type) {
         return Err(VerifyErrorKind::WrongType.into());
     }
-    with_keys(source, |keys| check_signature(&header, &parts, keys)).await?;
+    with_keys(source, |keys| check_signature(&header, &parts, keys).map(drop)).await?;
     Ok(decode(parts.payload)?)
 }
 
@@ -123,7 +123,7 @@ impl Policy {
         let header = decode_small(parts.header, &mut buffer)?;
         let header = Header::parse(&header).map_err(at(VerifyErrorKind::Malformed))?;
         self.check_type(&header)?;
-        check_signature(&header, &parts, keys)?;
+        let key = check_signature(&header, &parts, keys)?;
         let payload = decode(parts.payload)?;
         let claims = RegisteredClaims::parse(&payload, &self.names)
             .map_err(at(VerifyErrorKind::InvalidClaims))?;
@@ -131,7 +131,12 @@ impl Policy {
         let expires_at = claims.expires_at.ok_or(VerifyErrorKind::MissingClaim)?;
         let principal = self.principal(&claims)?;
         let in_time = self.times.check(expires_at, claims.not_before, claims.issued_at, now);
-        let principal = principal.claims(payload).build();
+        let mut principal = principal.claims(payload);
+        // Of the key, not of the header: a key without a name verifies whatever name a token gives.
+        if let Some(key_id) = &key.kid {
+            principal = principal.key_id(key_id);
+        }
+        let principal = principal.build();
         match in_time {
             Ok(()) => Ok(principal),
             Err(error) => Err(VerifyError::from(error).with_principal(principal).into()),
@@ -196,7 +201,12 @@ impl Policy {
     }
 }
 
-fn check_signature(header: &Header<'_>, parts: &Parts<'_>, keys: &KeySet) -> Result<(), Failure> {
+/// The key that signed it.
+fn check_signature<'k>(
+    header: &Header<'_>,
+    parts: &Parts<'_>,
+    keys: &'k KeySet,
+) -> Result<&'k VerifyingKey, Failure> {
     let algorithm = header.algorithm()?;
     let mut buffer = [0; 512];
     let signature = decode_small(parts.signature, &mut buffer)?;
@@ -215,11 +225,9 @@ fn check_signature(header: &Header<'_>, parts: &Parts<'_>, keys: &KeySet) -> Res
             None => kind.into(),
         });
     }
-    if tries.any(|key| key.key.verify(parts.signed.as_bytes(), &signature)) {
-        Ok(())
-    } else {
-        Err(VerifyErrorKind::BadSignature.into())
-    }
+    let signed = parts.signed.as_bytes();
+    let key = tries.find(|key| key.key.verify(signed, &signature));
+    key.ok_or(VerifyErrorKind::BadSignature.into())
 }
 
 impl fmt::Debug for JwtVerifier {

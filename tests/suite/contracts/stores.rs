@@ -10,7 +10,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{
-    RateLimitStore, Settlement, StoreError, Take, TakeRequest, UnlimitedStore,
+    FallbackStore, RateLimitStore, Settlement, StoreError, Take, TakeRequest, UnlimitedStore,
 };
 use tower_gate::{Decision, Decisions, PartitionKey, Quota};
 
@@ -32,6 +32,7 @@ contract! {
         what_is_settled_is_given_back_or_owed
     ]
     memory => MemoryStore::new();
+    before_a_fallback => FallbackStore::new(MemoryStore::new(), UnlimitedStore);
     shared => Arc::new(MemoryStore::new());
     waiting => Waiting(MemoryStore::new());
 }

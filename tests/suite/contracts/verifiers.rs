@@ -8,7 +8,9 @@ use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use tower::Layer;
+use tower_gate::store::memory::MemoryTokenStore;
 use tower_gate::test_util::TestIssuer;
+use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Pepper, Peppers};
 use tower_gate::verifier::{
     CachedVerifier, RoutedVerifier, VerifyError, VerifyErrorKind, VerifyRequest,
 };
@@ -50,6 +52,7 @@ contract! {
     };
     closure => Adapter { verifier: closure(), good: TOKENS.map(str::to_owned).to_vec() };
     jwt => jwt();
+    opaque => opaque();
     null => Adapter { verifier: FixedVerifier::new(), good: Vec::new() };
 }
 
@@ -77,6 +80,16 @@ fn jwt() -> Adapter<impl TokenVerifier> {
     let issuer = TestIssuer::new(ISSUER, "https://api.example");
     let good = SUBJECTS.map(|subject| issuer.token(subject).scopes("read").sign());
     Adapter { verifier: issuer.verifier(), good: good.to_vec() }
+}
+
+fn opaque() -> Adapter<impl TokenVerifier> {
+    let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
+    let tokens = OpaqueTokens::builder(ISSUER, MemoryTokenStore::new(), peppers).build().unwrap();
+    let issue = |subject| {
+        let new = NewToken::new(subject).scopes("read").expires_in(Duration::from_secs(3600));
+        block_on(tokens.issue(new)).unwrap().token.expose().to_owned()
+    };
+    Adapter { good: SUBJECTS.map(issue).to_vec(), verifier: tokens.verifier() }
 }
 
 fn question(token: &str, now: SystemTime) -> VerifyRequest {

@@ -1,0 +1,347 @@
+//! Opaque tokens: where they are kept, and the routes of those who manage them.
+
+use std::fs::OpenOptions;
+use std::io::{Read, Write};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::extract::rejection::{JsonRejection, QueryRejection};
+use axum::extract::{Path as PathOf, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tower_gate::Rejection;
+use tower_gate::store::{StoreError, TokenFilter, TokenQuery, TokenRecord};
+use tower_gate::verifier::RoutedVerifier;
+use tower_gate::verifier::opaque::{
+    IssuedToken, NewToken, OpaqueTokens, OpaqueTokensBuilder, Pepper, Peppers, TokenError,
+};
+use tower_gate::verifier::revocable::Revocations;
+
+use crate::Error;
+use crate::demo::ISSUER;
+use crate::flags::{Flags, Keys, without_password};
+
+#[derive(Clone)]
+pub(crate) struct Tokens(OpaqueTokens);
+
+/// The tokens that the flags ask for, if any.
+pub(crate) async fn open(
+    flags: &Flags,
+    revocations: &Revocations,
+) -> Result<Option<Tokens>, Error> {
+    let place = match (&flags.tokens, &*flags.keys) {
+        (Some(place), _) => place,
+        (None, [Keys::Demo]) => return in_memory(flags, revocations).await,
+        (None, _) => return Ok(None),
+    };
+    let named =
+        |error: Error| Error::from(format!("--tokens {}: {error}", without_password(place)));
+    let (scheme, rest) = place.split_once(':').unwrap_or((place, ""));
+    let builder = match scheme {
+        "sqlite" if !rest.is_empty() => sqlite(flags, rest).await,
+        "postgres" | "postgresql" => postgres(flags, place).await,
+        _ => Err("tokens are in sqlite:PATH or postgres://…".into()),
+    };
+    Ok(Some(Tokens(builder.map_err(named)?.with_revocations(revocations).build()?)))
+}
+
+impl Tokens {
+    pub(crate) fn add_to(&self, verifier: RoutedVerifier) -> RoutedVerifier {
+        verifier.with_prefix("tg_", self.0.verifier())
+    }
+
+    /// A token to try out.
+    pub(crate) async fn demo(&self) -> Result<String, Error> {
+        let new = NewToken::new("viewer").client("demo").scopes("read:reports").roles(["viewer"]);
+        let issued = self.0.issue(new.expires_in(Duration::from_secs(3600))).await?;
+        Ok(issued.token.expose().to_owned())
+    }
+
+    /// For those who may manage tokens.
+    pub(crate) fn routes(self) -> Router {
+        Router::new()
+            .route("/admin/tokens", post(issue).get(list))
+            .route("/admin/tokens/{id}/rotate", post(rotate))
+            .route("/admin/tokens/{id}", delete(revoke))
+            .with_state(self.0)
+    }
+
+    /// Writes down what is still to be.
+    pub(crate) async fn close(&self) {
+        self.0.write_last_used().await;
+    }
+}
+
+/// A secret in a file of its own, which is made where there is none.
+fn peppers(flags: &Flags, default: String) -> Result<Peppers, Error> {
+    let path = &flags.pepper_file.clone().unwrap_or_else(|| default.into());
+    let named = |error: Error| Error::from(format!("--pepper-file {}: {error}", path.display()));
+    let read = || -> Result<Vec<u8>, Error> {
+        if let Ok(mut file) = private().create_new(true).open(path) {
+            file.write_all(&random()?)?;
+        }
+        let mut secret = Vec::new();
+        OpenOptions::new().read(true).open(path)?.read_to_end(&mut secret)?;
+        Ok(secret)
+    };
+    let secret = read().map_err(named)?;
+    Ok(Peppers::new(Pepper::new("1", &secret).map_err(|error| named(error.into()))?))
+}
+
+/// A new file that nobody else may read.
+fn private() -> OpenOptions {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    options
+}
+
+fn random() -> Result<[u8; 32], Error> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the machine has no random bytes")?;
+    Ok(secret)
+}
+
+fn builder(
+    flags: &Flags,
+    store: impl tower_gate::store::TokenStore,
+    peppers: Peppers,
+) -> OpaqueTokensBuilder {
+    OpaqueTokens::builder(flags.issuer.as_deref().unwrap_or(ISSUER), store, peppers)
+}
+
+#[cfg(feature = "sqlite")]
+async fn in_memory(flags: &Flags, revocations: &Revocations) -> Result<Option<Tokens>, Error> {
+    use sqlx::sqlite::SqlitePoolOptions;
+    use tower_gate::store::sqlite::SqliteTokenStore;
+
+    // Another connection would be another database.
+    let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
+    let store = SqliteTokenStore::new(pool.connect("sqlite::memory:").await?);
+    store.migrate().await?;
+    let peppers = Peppers::new(Pepper::new("demo", &random()?)?);
+    let builder = builder(flags, store, peppers).with_revocations(revocations);
+    Ok(Some(Tokens(builder.build()?)))
+}
+
+#[cfg(not(feature = "sqlite"))]
+async fn in_memory(_: &Flags, _: &Revocations) -> Result<Option<Tokens>, Error> {
+    Ok(None)
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite(flags: &Flags, path: &str) -> Result<OpaqueTokensBuilder, Error> {
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
+    use tower_gate::store::sqlite::SqliteTokenStore;
+
+    let peppers = peppers(flags, format!("{path}.pepper"))?;
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal);
+    let store = SqliteTokenStore::new(SqlitePool::connect_with(options).await?);
+    store.migrate().await?;
+    Ok(builder(flags, store, peppers))
+}
+
+#[cfg(not(feature = "sqlite"))]
+async fn sqlite(_: &Flags, _: &str) -> Result<OpaqueTokensBuilder, Error> {
+    Err("it needs the feature sqlite, which is not in this build".into())
+}
+
+#[cfg(feature = "postgres")]
+async fn postgres(flags: &Flags, url: &str) -> Result<OpaqueTokensBuilder, Error> {
+    use sqlx::postgres::PgPoolOptions;
+    use tower_gate::store::postgres::PostgresTokenStore;
+
+    let peppers = peppers(flags, "api.pepper".to_owned())?;
+    let pool = PgPoolOptions::new().acquire_timeout(Duration::from_secs(5)).connect(url).await?;
+    let store = PostgresTokenStore::new(pool);
+    store.migrate().await?;
+    Ok(builder(flags, store, peppers))
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn postgres(_: &Flags, _: &str) -> Result<OpaqueTokensBuilder, Error> {
+    Err("it needs the feature postgres, which is not in this build".into())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    subject: String,
+    client: Option<String>,
+    #[serde(default)]
+    scopes: Vec<String>,
+    #[serde(default)]
+    roles: Vec<String>,
+    /// In seconds.
+    expires_in: Option<u64>,
+}
+
+async fn issue(
+    State(tokens): State<OpaqueTokens>,
+    wanted: Result<Json<Wanted>, JsonRejection>,
+) -> Result<(StatusCode, Json<Value>), Refusal> {
+    let Json(wanted) = wanted?;
+    for scope in &wanted.scopes {
+        tower_gate::Scope::parse(scope)
+            .map_err(|error| Refusal::Request(StatusCode::BAD_REQUEST, error.to_string()))?;
+    }
+    let mut new =
+        NewToken::new(&wanted.subject).scopes(&wanted.scopes.join(" ")).roles(wanted.roles);
+    if let Some(client) = &wanted.client {
+        new = new.client(client);
+    }
+    if let Some(seconds) = wanted.expires_in {
+        new = new.expires_in(Duration::from_secs(seconds));
+    }
+    Ok((StatusCode::CREATED, shown_once(&tokens.issue(new).await?)))
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    subject: Option<String>,
+    issuer: Option<String>,
+    client: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn list(
+    State(tokens): State<OpaqueTokens>,
+    listed: Result<Query<Listed>, QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let Query(listed) = listed?;
+    let filter = match (&listed.subject, &listed.client) {
+        (Some(subject), None) => {
+            TokenFilter::subject(listed.issuer.as_deref().unwrap_or(tokens.issuer()), subject)
+        }
+        (None, Some(client)) => TokenFilter::client(client),
+        _ => {
+            let message = "say whose: ?subject=… or ?client=…".to_owned();
+            return Err(Refusal::Request(StatusCode::BAD_REQUEST, message));
+        }
+    };
+    let query = TokenQuery::new(filter).after(listed.after).limit(listed.limit.unwrap_or(100));
+    let page = tokens.list(query).await?;
+    let records: Vec<Value> = page.records.iter().map(shown).collect();
+    Ok(Json(json!({ "tokens": records, "next": page.next })))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rotation {
+    /// In seconds.
+    #[serde(default)]
+    overlap: u64,
+}
+
+async fn rotate(
+    State(tokens): State<OpaqueTokens>,
+    PathOf(id): PathOf<String>,
+    rotation: Result<Json<Rotation>, JsonRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let rotation = match rotation {
+        Ok(Json(rotation)) => rotation,
+        // No body at all asks for no overlap.
+        Err(JsonRejection::MissingJsonContentType(_)) => Rotation::default(),
+        Err(error) => return Err(error.into()),
+    };
+    let overlap = Duration::from_secs(rotation.overlap);
+    Ok(shown_once(&tokens.rotate(&id, overlap).await?))
+}
+
+async fn revoke(
+    State(tokens): State<OpaqueTokens>,
+    PathOf(id): PathOf<String>,
+) -> Result<StatusCode, Refusal> {
+    // One that was revoked before is gone all the same.
+    if tokens.revoke(&id).await? || tokens.describe(&id).await?.is_some() {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(TokenError::Unknown.into())
+    }
+}
+
+fn shown_once(issued: &IssuedToken) -> Json<Value> {
+    Json(json!({
+        "id": issued.record.id,
+        "token": issued.token.expose(),
+        "expires_at": issued.record.expires_at.map(seconds),
+    }))
+}
+
+fn shown(record: &TokenRecord) -> Value {
+    json!({
+        "id": record.id,
+        "issuer": record.issuer,
+        "subject": record.subject,
+        "client": record.client,
+        "scopes": record.scopes.iter().collect::<Vec<_>>(),
+        "roles": record.roles,
+        "issued_at": seconds(record.issued_at),
+        "not_before": record.not_before.map(seconds),
+        "expires_at": record.expires_at.map(seconds),
+        "revoked_at": record.revoked_at.map(seconds),
+        "enabled": record.enabled,
+        "replaced_by": record.replaced_by,
+        "last_used": record.last_used.map(seconds),
+    })
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What the one who manages tokens is told when it does not work.
+enum Refusal {
+    Request(StatusCode, String),
+    Store(StoreError),
+}
+
+impl From<TokenError> for Refusal {
+    fn from(error: TokenError) -> Self {
+        let status = match error {
+            TokenError::Store(error) => return Self::Store(error),
+            TokenError::Unknown => StatusCode::NOT_FOUND,
+            TokenError::Ended | TokenError::Replaced => StatusCode::CONFLICT,
+            TokenError::InvalidName | TokenError::NeverGood => StatusCode::BAD_REQUEST,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::Request(status, error.to_string())
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<JsonRejection> for Refusal {
+    fn from(error: JsonRejection) -> Self {
+        Self::Request(error.status(), error.body_text())
+    }
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(error: QueryRejection) -> Self {
+        Self::Request(error.status(), error.body_text())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Request(status, message) => {
+                (status, Json(json!({ "message": message }))).into_response()
+            }
+            Self::Store(error) => Rejection::from(error).into_response(),
+        }
+    }
+}

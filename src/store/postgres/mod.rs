@@ -1,0 +1,26 @@
+//! Tokens and revocations in PostgreSQL: for as many nodes as there are.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use sqlx::postgres::PgPoolOptions;
+//! use tower_gate::store::postgres::PostgresTokenStore;
+//!
+//! # async fn open() -> Result<(), Box<dyn std::error::Error>> {
+//! let pool = PgPoolOptions::new()
+//!     .acquire_timeout(Duration::from_secs(2))
+//!     .connect("postgres://api@db.example/api")
+//!     .await?;
+//! let store = PostgresTokenStore::new(pool);
+//! store.migrate().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The tables are in the first schema of the connections' `search_path`. A role that may only read
+//! and write them leaves [`migrate`](PostgresTokenStore::migrate) to one that may make them.
+
+mod revocation;
+mod token;
+
+pub use self::revocation::PostgresRevocations;
+pub use self::token::PostgresTokenStore;

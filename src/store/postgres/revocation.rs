@@ -1,0 +1,144 @@
+use sqlx::postgres::{PgListener, PgPool};
+use sqlx::{Postgres, Transaction};
+
+use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreError};
+
+/// Revocations in PostgreSQL 11 or newer.
+///
+/// The pool is the application's own. Each node keeps one of its connections for news; when it
+/// breaks, another is taken. Behind a pooler that hands out connections by the transaction there are
+/// no news, and nodes learn when they ask.
+///
+/// ```no_run
+/// use tower_gate::store::postgres::PostgresRevocations;
+/// use tower_gate::verifier::revocable::Revocations;
+///
+/// # async fn start(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
+/// let store = PostgresRevocations::new(pool);
+/// store.migrate().await?;
+/// let revocations = Revocations::builder(store).start()?;
+/// # let _ = revocations;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Security
+///
+/// A failover to a replica that was not synchronous loses the last revocations; nodes that run go on
+/// enforcing what they know.
+#[derive(Clone, Debug)]
+pub struct PostgresRevocations {
+    pool: PgPool,
+}
+
+/// The table is found along the search path of the pool's connections.
+const CREATE: &str = "
+    CREATE TABLE IF NOT EXISTS tower_gate_revocations (
+        id bytea PRIMARY KEY,
+        revocation text NOT NULL,
+        position bigint NOT NULL UNIQUE,
+        ends_at bigint
+    );
+    CREATE INDEX IF NOT EXISTS tower_gate_revocations_ends_at ON tower_gate_revocations (ends_at)";
+
+/// Positions are given out one transaction after the other, so that nobody can read one before all
+/// below it are there. They are microseconds, and so also grow when a server that knows less takes
+/// over. A digest is the key because names may be longer than what an index takes.
+const INSERT: &str = "
+    INSERT INTO tower_gate_revocations (id, revocation, position, ends_at)
+    SELECT sha256(convert_to($1, 'UTF8')), $1, greatest(
+        (SELECT coalesce(max(position), 0) + 1 FROM tower_gate_revocations),
+        (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    ), $2
+    ON CONFLICT (id) DO UPDATE SET position = excluded.position";
+
+const DELETE_ENDED: &str = "
+    DELETE FROM tower_gate_revocations WHERE ends_at <= extract(epoch FROM clock_timestamp())";
+
+const SINCE: &str = "
+    SELECT revocation, position FROM tower_gate_revocations
+    WHERE position > $1 ORDER BY position LIMIT $2";
+
+const CHANNEL: &str = "tower_gate_revocations";
+
+/// The advisory lock under which positions are given out, and the table is made.
+const LOCK: i64 = i64::from_be_bytes(*b"towergat");
+
+/// How many revocations are read at once.
+const PAGE: i64 = 5000;
+
+impl PostgresRevocations {
+    /// Revocations in the database of this pool.
+    #[must_use]
+    pub fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Makes the table where it is missing. Several nodes may do so at once.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached, or its user may not make tables.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        let migrated = async {
+            let mut transaction = self.locked().await?;
+            sqlx::raw_sql(CREATE).execute(&mut *transaction).await?;
+            transaction.commit().await
+        };
+        migrated.await.map_err(StoreError::new)
+    }
+
+    /// A transaction that has no other beside it. The lock is held until what it wrote can be seen.
+    async fn locked(&self) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+        let mut transaction = self.pool.begin().await?;
+        let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK);
+        lock.execute(&mut *transaction).await?;
+        Ok(transaction)
+    }
+
+    async fn insert(&self, text: &str, ends_at: Option<i64>) -> Result<(), sqlx::Error> {
+        let mut transaction = self.locked().await?;
+        // Statements of their own, which see what was written before the lock was had.
+        let insert = sqlx::query(INSERT).bind(text).bind(ends_at);
+        insert.execute(&mut *transaction).await?;
+        sqlx::query(DELETE_ENDED).execute(&mut *transaction).await?;
+        let notify = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
+        notify.execute(&mut *transaction).await?;
+        transaction.commit().await
+    }
+}
+
+impl RevocationStore for PostgresRevocations {
+    async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+        let text = serde_json::to_string(&request.revocation).map_err(StoreError::new)?;
+        let ends_at = request.revocation.ends_at.map(i64::try_from).transpose();
+        // An end that the column cannot hold is as good as none.
+        let ends_at = ends_at.unwrap_or_default();
+        self.insert(&text, ends_at).await.map_err(StoreError::new)
+    }
+
+    async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {
+        let since = i64::try_from(position).map_err(StoreError::new)?;
+        let query = sqlx::query_as(SINCE).bind(since).bind(PAGE);
+        let rows: Vec<(String, i64)> =
+            query.fetch_all(&self.pool).await.map_err(StoreError::new)?;
+        let last = rows.last().map(|(_, position)| u64::try_from(*position)).transpose();
+        let position = last.map_err(StoreError::new)?.unwrap_or(position);
+        let is_last = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
+        let revocations = rows.iter().map(|(text, _)| serde_json::from_str(text));
+        let revocations = revocations.collect::<Result<_, _>>().map_err(StoreError::new)?;
+        Ok(RevocationPage::new(revocations, position, is_last))
+    }
+
+    async fn watch(&self, news: News) -> Result<(), StoreError> {
+        let mut listener = PgListener::connect_with(&self.pool).await.map_err(StoreError::new)?;
+        // Whoever calls this knows when to try again.
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await.map_err(StoreError::new)?;
+        news.arrived();
+        while listener.try_recv().await.map_err(StoreError::new)?.is_some() {
+            news.arrived();
+        }
+        Err(StoreError::new("the connection for news has ended"))
+    }
+}

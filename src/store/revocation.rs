@@ -1,0 +1,197 @@
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::Notify;
+
+use crate::revocation::Revocation;
+use crate::store::StoreError;
+
+/// Keeps revocations for all nodes, and tells each what is new.
+///
+/// Nodes do not ask it about tokens: each holds all revocations in memory
+/// ([`Revocations`](crate::verifier::revocable::Revocations)), loads what is new about once a second
+/// with [`revoked_since`](Self::revoked_since), and at once when [`watch`](Self::watch) says that
+/// there is something.
+///
+/// **Contract.** Once [`revoke`](Self::revoke) has returned, every `revoked_since` that begins
+/// afterwards, on any node, has the revocation behind the position that it had before. Positions
+/// grow: what is added later has a higher one, also where two nodes write at the same time. So a
+/// position is given out only while nobody can still add something at a lower one. Position zero is
+/// before everything. A revocation is kept until its [`end`](Revocation::end), by the store's own
+/// clock where it has one; the same one twice may be kept once. Revocations of one subject do not
+/// replace each other.
+///
+/// **Errors.** A [`StoreError`] means that nothing is known. From `revoke`, it says that other nodes
+/// may not learn of the revocation; the node itself enforces it all the same. From `revoked_since`,
+/// that what is held is not known to be all; after a while the node then refuses requests with 503.
+/// A revocation that cannot be read is an error too, never left out.
+///
+/// **Concurrency.** Called from many tasks at once, but for `revoked_since` and `watch`, which each
+/// node calls from one. A future may be dropped at any await; the revocation may then be kept or
+/// not.
+///
+/// **Security.** A revocation that is forgotten before its end lets revoked tokens in, on nodes that
+/// start afterwards. Whoever can write to the store can keep everybody out; who can read it learns
+/// names of subjects, and no tokens.
+///
+/// A store over a log that only grows:
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use tower_gate::Revocation;
+/// use tower_gate::store::{
+///     News, RevocationPage, RevocationStore, RevokeRequest, StoreError,
+/// };
+///
+/// #[derive(Clone, Default)]
+/// struct LogStore {
+///     lines: Arc<Mutex<Vec<String>>>,
+/// }
+///
+/// impl RevocationStore for LogStore {
+///     async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+///         let line = serde_json::to_string(&request.revocation).map_err(StoreError::new)?;
+///         self.lines.lock().unwrap().push(line);
+///         Ok(())
+///     }
+///
+///     async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {
+///         let lines = self.lines.lock().unwrap();
+///         let new = lines.iter().skip(position as usize);
+///         let new: Result<Vec<Revocation>, _> = new.map(|line| serde_json::from_str(line)).collect();
+///         let is_last = true;
+///         Ok(RevocationPage::new(new.map_err(StoreError::new)?, lines.len() as u64, is_last))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), StoreError> {
+/// # let store = LogStore::default();
+/// let lost = Revocation::token("https://issuer.example", "9f2c");
+/// store.revoke(&RevokeRequest::new(lost.clone(), std::time::SystemTime::now())).await?;
+/// let page = store.revoked_since(0).await?;
+/// assert_eq!(page.revocations, [lost]);
+/// assert!(store.revoked_since(page.position).await?.revocations.is_empty());
+/// # Ok(())
+/// # }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a `RevocationStore`",
+    note = "use `MemoryRevocations`, `RedisRevocations` or `PostgresRevocations`, or implement \
+            `RevocationStore`"
+)]
+pub trait RevocationStore: Send + Sync + 'static {
+    /// Keeps a revocation until its end, and tells all who watch.
+    fn revoke(
+        &self,
+        request: &RevokeRequest,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The revocations behind this position, or the first of them; zero for all.
+    fn revoked_since(
+        &self,
+        position: u64,
+    ) -> impl Future<Output = Result<RevocationPage, StoreError>> + Send;
+
+    /// Says that there are [`News`] whenever there may be, and once as soon as it would not miss any
+    /// more; returns only when it cannot go on. It is called again after a wait that grows.
+    ///
+    /// By itself it says nothing, and news come with the next regular load.
+    fn watch(&self, news: News) -> impl Future<Output = Result<(), StoreError>> + Send {
+        drop(news);
+        pending()
+    }
+}
+
+impl<S: RevocationStore + ?Sized> RevocationStore for Arc<S> {
+    async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+        (**self).revoke(request).await
+    }
+
+    async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {
+        (**self).revoked_since(position).await
+    }
+
+    async fn watch(&self, news: News) -> Result<(), StoreError> {
+        (**self).watch(news).await
+    }
+}
+
+/// What a [`RevocationStore`] is told to keep.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RevokeRequest {
+    /// Which tokens.
+    pub revocation: Revocation,
+    /// The time, for stores without a clock of their own: what has ended by then may go.
+    pub now: SystemTime,
+}
+
+impl RevokeRequest {
+    /// A request to keep this revocation.
+    #[must_use]
+    pub fn new(revocation: Revocation, now: SystemTime) -> Self {
+        Self { revocation, now }
+    }
+}
+
+/// Some revocations of a store, in the order in which they came.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct RevocationPage {
+    /// The revocations.
+    pub revocations: Vec<Revocation>,
+    /// Where to go on: behind the last of them, or where nothing was behind before.
+    pub position: u64,
+    /// Whether there are no more behind it.
+    pub is_last: bool,
+}
+
+impl RevocationPage {
+    /// These revocations, up to this position.
+    #[must_use]
+    pub fn new(revocations: Vec<Revocation>, position: u64, is_last: bool) -> Self {
+        Self { revocations, position, is_last }
+    }
+}
+
+/// Where a [`RevocationStore`] says that there may be new revocations. Clones reach the same node.
+#[derive(Clone, Debug, Default)]
+pub struct News(Arc<Notify>);
+
+impl News {
+    /// There may be new revocations. Said several times before anybody looks, it counts once.
+    pub fn arrived(&self) {
+        self.0.notify_one();
+    }
+
+    /// Waits until there may be some, or returns at once if there were since it was last asked.
+    pub(crate) async fn next(&self) {
+        self.0.notified().await;
+    }
+}
+
+type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
+
+/// A store without its type, so that the verifiers around it have no further parameter.
+pub(crate) trait ErasedRevocationStore: Send + Sync {
+    fn revoke<'a>(&'a self, request: &'a RevokeRequest) -> Answer<'a, ()>;
+    fn revoked_since(&self, position: u64) -> Answer<'_, RevocationPage>;
+    fn watch(&self, news: News) -> Answer<'_, ()>;
+}
+
+impl<S: RevocationStore> ErasedRevocationStore for S {
+    fn revoke<'a>(&'a self, request: &'a RevokeRequest) -> Answer<'a, ()> {
+        Box::pin(RevocationStore::revoke(self, request))
+    }
+
+    fn revoked_since(&self, position: u64) -> Answer<'_, RevocationPage> {
+        Box::pin(RevocationStore::revoked_since(self, position))
+    }
+
+    fn watch(&self, news: News) -> Answer<'_, ()> {
+        Box::pin(RevocationStore::watch(self, news))
+    }
+}

@@ -1,0 +1,151 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::clock::{Clock, SystemClock};
+use crate::store::{ErasedTokenStore, TokenStore};
+use crate::verifier::CachedVerifier;
+use crate::verifier::opaque::format::{Format, InvalidPrefix};
+use crate::verifier::opaque::lookup::{Lookup, OpaqueVerifier};
+use crate::verifier::opaque::used::LastUsed;
+use crate::verifier::opaque::{OpaqueTokens, Peppers};
+use crate::verifier::revocable::Revocations;
+
+/// The parts of [`OpaqueTokens`].
+#[must_use = "a builder does nothing until `build`"]
+pub struct OpaqueTokensBuilder {
+    issuer: String,
+    store: Arc<dyn ErasedTokenStore>,
+    peppers: Peppers,
+    prefix: String,
+    max_age: Duration,
+    max_tokens: usize,
+    timeout: Duration,
+    clock: Arc<dyn Clock>,
+    revocations: Option<Revocations>,
+}
+
+/// The longest time that a request waits for the store.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why there is no [`OpaqueTokens`].
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+#[non_exhaustive]
+pub enum InvalidOpaqueTokens {
+    /// The issuer has no name.
+    #[error("the issuer of tokens needs a name")]
+    EmptyIssuer,
+    /// The prefix is no prefix.
+    #[error(transparent)]
+    Prefix(#[from] InvalidPrefix),
+    /// The timeout is zero or too long.
+    #[error("the store has more than no time and at most 60 seconds to answer")]
+    Timeout,
+}
+
+impl OpaqueTokensBuilder {
+    pub(super) fn new(issuer: &str, store: impl TokenStore, peppers: Peppers) -> Self {
+        Self {
+            issuer: issuer.to_owned(),
+            store: Arc::new(store),
+            peppers,
+            prefix: "tg".to_owned(),
+            max_age: Duration::from_secs(10),
+            max_tokens: 10_000,
+            timeout: Duration::from_secs(2),
+            clock: Arc::new(SystemClock),
+            revocations: None,
+        }
+    }
+
+    /// What tokens begin with, so that people and secret scanners know them: the product and the
+    /// kind of token, as in `acme_live`. Tokens with another prefix are refused. Default: `tg`.
+    pub fn with_prefix(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.prefix);
+        self
+    }
+
+    /// How long a good token is remembered without the store, and so the longest time for which a
+    /// token that *another* node has revoked is accepted by this one. Zero asks every time. Default:
+    /// 10 seconds.
+    pub fn with_max_age(mut self, max_age: Duration) -> Self {
+        self.max_age = max_age;
+        self
+    }
+
+    /// How many tokens are remembered at most. Default: 10 000.
+    pub fn with_max_tokens(mut self, max_tokens: usize) -> Self {
+        self.max_tokens = max_tokens;
+        self
+    }
+
+    /// How long a request waits for the store before it is refused with 503. Default: 2 seconds; at
+    /// most 60.
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
+        self
+    }
+
+    /// Where the time comes from at which tokens are issued, replaced and revoked. Default:
+    /// [`SystemClock`].
+    pub fn with_clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Also tells other nodes at once what is revoked or replaced here. Each has a
+    /// [`RevocableVerifier`](crate::verifier::revocable::RevocableVerifier) with these revocations
+    /// around the verifier of these tokens. What is disabled may be enabled again, and is not told.
+    pub fn with_revocations(mut self, revocations: &Revocations) -> Self {
+        self.revocations = Some(revocations.clone());
+        self
+    }
+
+    /// The tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidOpaqueTokens`] names what to change.
+    pub fn build(self) -> Result<OpaqueTokens, InvalidOpaqueTokens> {
+        if self.issuer.is_empty() {
+            return Err(InvalidOpaqueTokens::EmptyIssuer);
+        }
+        if self.timeout.is_zero() || self.timeout > MAX_TIMEOUT {
+            return Err(InvalidOpaqueTokens::Timeout);
+        }
+        let issuer: Arc<str> = self.issuer.into();
+        let format = Format::new(&self.prefix)?;
+        let used = LastUsed::new(self.store.clone());
+        let lookup = Lookup {
+            issuer: issuer.clone(),
+            format: format.clone(),
+            peppers: self.peppers.clone(),
+            store: self.store.clone(),
+            used: used.clone(),
+            timeout: self.timeout,
+        };
+        let cached =
+            CachedVerifier::new(lookup).with_max_age(self.max_age).with_max_tokens(self.max_tokens);
+        Ok(OpaqueTokens {
+            issuer,
+            format,
+            peppers: self.peppers,
+            store: self.store,
+            clock: self.clock,
+            used,
+            verifier: OpaqueVerifier::new(cached),
+            revocations: self.revocations,
+        })
+    }
+}
+
+impl fmt::Debug for OpaqueTokensBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpaqueTokensBuilder")
+            .field("issuer", &self.issuer)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,133 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
+
+use crate::principal::Principal;
+use crate::store::{ErasedTokenStore, TokenDigest, TokenRecord};
+use crate::verifier::opaque::format::Format;
+use crate::verifier::opaque::pepper::Peppers;
+use crate::verifier::opaque::used::LastUsed;
+use crate::verifier::{
+    CachedVerifier, TokenVerifier, VerifiedTokens, VerifyError, VerifyErrorKind, VerifyRequest,
+};
+
+/// The verifier of the tokens that [`OpaqueTokens`](super::OpaqueTokens) issues; see the
+/// [module](crate::verifier::opaque). Clones share what they remember.
+#[derive(Clone)]
+pub struct OpaqueVerifier(Arc<CachedVerifier<Lookup>>);
+
+/// Finds the record of a token, and judges it.
+pub(super) struct Lookup {
+    pub(super) issuer: Arc<str>,
+    pub(super) format: Format,
+    pub(super) peppers: Peppers,
+    pub(super) store: Arc<dyn ErasedTokenStore>,
+    pub(super) used: LastUsed,
+    pub(super) timeout: Duration,
+}
+
+impl OpaqueVerifier {
+    pub(super) fn new(cached: CachedVerifier<Lookup>) -> Self {
+        Self(Arc::new(cached))
+    }
+
+    /// The tokens that are remembered as good.
+    #[must_use]
+    pub fn tokens(&self) -> VerifiedTokens {
+        self.0.tokens()
+    }
+}
+
+impl TokenVerifier for OpaqueVerifier {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        self.0.recall(text, now)
+    }
+
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        self.0.try_verify(request)
+    }
+
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        self.0.verify(request).await
+    }
+
+    fn generation(&self) -> u64 {
+        self.0.generation()
+    }
+}
+
+impl Lookup {
+    async fn find(&self, token: &str) -> Result<TokenRecord, VerifyError> {
+        let peppers = self.peppers.now();
+        let digests: Vec<TokenDigest> = peppers.iter().map(|pepper| pepper.digest(token)).collect();
+        let found = match timeout(self.timeout, self.store.find(&digests)).await {
+            Ok(found) => found.map_err(VerifyError::unavailable)?,
+            Err(elapsed) => return Err(VerifyError::unavailable(elapsed)),
+        };
+        let record = found.ok_or(VerifyErrorKind::UnknownToken)?;
+        // A store that answers with another record, for whatever reason, lets nobody in.
+        let is_its = peppers
+            .iter()
+            .zip(&digests)
+            .any(|(pepper, digest)| *pepper.id() == record.pepper && digest.is(&record.digest));
+        if is_its { Ok(record) } else { Err(VerifyErrorKind::UnknownToken.into()) }
+    }
+
+    fn principal(&self, record: &TokenRecord) -> Principal {
+        let issuer = if *self.issuer == record.issuer {
+            self.issuer.clone()
+        } else {
+            (&*record.issuer).into()
+        };
+        let principal = Principal::builder(issuer, &record.subject)
+            .scopes(record.scopes.as_str())
+            .roles(record.roles.iter().map(String::as_str))
+            .token_id(&record.id)
+            .issued_at(record.issued_at)
+            .expires_at(record.expires_at)
+            .claims(record.metadata.as_bytes());
+        match &record.client {
+            Some(client) => principal.client(client).build(),
+            None => principal.build(),
+        }
+    }
+}
+
+impl TokenVerifier for Lookup {
+    /// What is no token at all is told without the store, in the words for an unknown one.
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        let fits = self.format.fits(request.token.as_str());
+        (!fits).then(|| Err(VerifyErrorKind::Malformed.into()))
+    }
+
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        if let Some(refused) = self.try_verify(request) {
+            return refused;
+        }
+        let record = self.find(request.token.as_str()).await?;
+        let kind = if record.is_revoked() {
+            VerifyErrorKind::Revoked
+        } else if record.has_expired(request.now) {
+            VerifyErrorKind::Expired
+        } else if record.not_before.is_some_and(|begin| request.now < begin) {
+            VerifyErrorKind::NotActive
+        } else {
+            self.used.mark(&record, request.now);
+            return Ok(self.principal(&record));
+        };
+        Err(VerifyError::from(kind).with_principal(self.principal(&record)))
+    }
+
+    /// Grows when a pepper is retired, which ends tokens that are remembered.
+    fn generation(&self) -> u64 {
+        self.peppers.retired()
+    }
+}
+
+impl fmt::Debug for OpaqueVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpaqueVerifier").field("tokens", &self.tokens()).finish_non_exhaustive()
+    }
+}

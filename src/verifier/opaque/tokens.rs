@@ -1,0 +1,302 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use thiserror::Error;
+
+use crate::clock::Clock;
+use crate::principal::Principal;
+use crate::store::{
+    ErasedTokenStore, Replacement, StoreError, TokenFilter, TokenQuery, TokenRecord, TokenStore,
+};
+use crate::trace;
+use crate::verifier::VerifiedTokens;
+use crate::verifier::opaque::builder::OpaqueTokensBuilder;
+use crate::verifier::opaque::format::{self, Format, FreshToken};
+use crate::verifier::opaque::lookup::OpaqueVerifier;
+use crate::verifier::opaque::new_token::NewToken;
+use crate::verifier::opaque::pepper::Peppers;
+use crate::verifier::opaque::used::LastUsed;
+use crate::verifier::revocable::Revocations;
+
+/// The life of opaque tokens, from the issue to the end; see the
+/// [module](crate::verifier::opaque). Clones are the same tokens.
+#[derive(Clone)]
+pub struct OpaqueTokens {
+    pub(super) issuer: Arc<str>,
+    pub(super) format: Format,
+    pub(super) peppers: Peppers,
+    pub(super) store: Arc<dyn ErasedTokenStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) used: LastUsed,
+    pub(super) verifier: OpaqueVerifier,
+    /// How other nodes are told, where they are.
+    pub(super) revocations: Option<Revocations>,
+}
+
+/// A token that was just issued: its record, and its text, which is nowhere else.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct IssuedToken {
+    /// The text, to be shown once.
+    pub token: FreshToken,
+    /// What the store knows of it.
+    pub record: TokenRecord,
+}
+
+/// A page of records.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TokenPage {
+    /// The records, the oldest first.
+    pub records: Vec<TokenRecord>,
+    /// What the query for the page after this one [comes after](TokenQuery::after); `None` on the
+    /// last.
+    pub next: Option<String>,
+}
+
+/// Why a token was not issued or replaced.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// It has expired, or was revoked or disabled.
+    #[error("the token is over, and cannot be replaced")]
+    Ended,
+    /// The issuer, subject or client is empty, or a text has a NUL in it.
+    #[error("a token has a subject, and no name of it is empty or has a NUL")]
+    InvalidName,
+    /// It would end before it begins.
+    #[error("the token would end before it begins")]
+    NeverGood,
+    /// The machine has no random bytes.
+    #[error("the machine has no random bytes for a token")]
+    NoRandomness(#[source] getrandom::Error),
+    /// Somebody has replaced it already.
+    #[error("the token has been replaced already")]
+    Replaced,
+    /// The store cannot answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// There is no token with this id.
+    #[error("there is no token with this id")]
+    Unknown,
+}
+
+impl OpaqueTokens {
+    /// Starts the tokens of this issuer, whose records are in this store.
+    pub fn builder(issuer: &str, store: impl TokenStore, peppers: Peppers) -> OpaqueTokensBuilder {
+        OpaqueTokensBuilder::new(issuer, store, peppers)
+    }
+
+    /// Who vouches for the subjects of tokens that say nothing else.
+    #[must_use]
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// The peppers, to add and to retire some.
+    #[must_use]
+    pub fn peppers(&self) -> &Peppers {
+        &self.peppers
+    }
+
+    /// The verifier of these tokens, which forgets at once what is revoked here.
+    #[must_use]
+    pub fn verifier(&self) -> OpaqueVerifier {
+        self.verifier.clone()
+    }
+
+    /// Issues a token.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`]; no token is good that was not answered.
+    pub async fn issue(&self, new: NewToken) -> Result<IssuedToken, TokenError> {
+        let issued = self.make(new)?;
+        self.store.insert(&issued.record).await?;
+        Ok(issued)
+    }
+
+    /// What the store knows of the token with this id.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer.
+    pub async fn describe(&self, id: &str) -> Result<Option<TokenRecord>, StoreError> {
+        if !format::is_id(id) {
+            return Ok(None);
+        }
+        self.store.describe(id).await
+    }
+
+    /// A page of records, those that are over included.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer.
+    pub async fn list(&self, query: TokenQuery) -> Result<TokenPage, StoreError> {
+        let wanted = query.limit;
+        let mut records = self.store.list(&TokenQuery { limit: wanted + 1, ..query }).await?;
+        let more = records.len() > wanted;
+        records.truncate(wanted);
+        let next = records.last().filter(|_| more).map(|record| record.id.clone());
+        Ok(TokenPage { records, next })
+    }
+
+    /// Issues a token in the place of another one, for the same holder, with the same rights and as
+    /// much time. The old one is good for the overlap, but not beyond its end; without an overlap it
+    /// is revoked, and other nodes that cannot be told accept it until they ask the store again. A
+    /// token has one successor.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`]: of all that replace one token at once, one gets the successor, the others
+    /// [`TokenError::Replaced`].
+    pub async fn rotate(&self, id: &str, overlap: Duration) -> Result<IssuedToken, TokenError> {
+        let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
+        let now = self.clock.now();
+        if let Some(error) = why_not(&old, now) {
+            return Err(error);
+        }
+        let issued = self.make(NewToken::like(&old))?;
+        let until = now.checked_add(overlap).ok_or(TokenError::NeverGood)?;
+        let successor = issued.record.clone();
+        let replacement = Replacement { id: old.id, until, now, successor };
+        let forget = self.forget(TokenFilter::Id(replacement.id.clone()));
+        let replaced = self.store.replace(&replacement).await?;
+        let which = forget.which.clone();
+        drop(forget);
+        if replaced {
+            if let Err(error) = self.tell_nodes(which, now).await {
+                // The successor is nowhere else, and must not be lost.
+                trace::nodes_not_told(&error);
+            }
+            return Ok(issued);
+        }
+        let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
+        Err(why_not(&old, now).unwrap_or(TokenError::Ended))
+    }
+
+    /// Ends a token. Once this returns, the [verifier](Self::verifier) accepts it no more; those of
+    /// other nodes do until they have to [ask the store
+    /// again](OpaqueTokensBuilder::with_max_age), or are
+    /// [told](OpaqueTokensBuilder::with_revocations). Says whether there was one that was not
+    /// revoked yet.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer. The token may then be revoked or not; it is safe to try again.
+    pub async fn revoke(&self, id: &str) -> Result<bool, StoreError> {
+        if !format::is_id(id) {
+            return Ok(false);
+        }
+        Ok(self.revoke_all(TokenFilter::Id(id.to_owned())).await? > 0)
+    }
+
+    /// Ends all tokens of a subject or a client, as [`revoke`](Self::revoke) does with one, and says
+    /// how many were not revoked yet. One that is issued meanwhile may be good.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer.
+    pub async fn revoke_all(&self, which: TokenFilter) -> Result<u64, StoreError> {
+        let (forget, now) = (self.forget(which), self.clock.now());
+        let revoked = self.store.revoke(&forget.which, now).await?;
+        self.tell_nodes(forget.which.clone(), now).await?;
+        Ok(revoked)
+    }
+
+    /// Makes a token unusable, which reads as revoked, until it is [enabled](Self::enable) again.
+    /// Takes effect as [`revoke`](Self::revoke) does. Says whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer.
+    pub async fn disable(&self, id: &str) -> Result<bool, StoreError> {
+        self.set_enabled(id, false).await
+    }
+
+    /// Makes a token that was disabled usable again. Says whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer.
+    pub async fn enable(&self, id: &str) -> Result<bool, StoreError> {
+        self.set_enabled(id, true).await
+    }
+
+    /// Writes down when tokens were used, which happens by itself a few seconds after they were:
+    /// for the end of a program.
+    pub async fn write_last_used(&self) {
+        self.used.write().await;
+    }
+
+    async fn set_enabled(&self, id: &str, enabled: bool) -> Result<bool, StoreError> {
+        if !format::is_id(id) {
+            return Ok(false);
+        }
+        let _forget = self.forget(TokenFilter::Id(id.to_owned()));
+        self.store.set_enabled(id, enabled).await
+    }
+
+    fn make(&self, new: NewToken) -> Result<IssuedToken, TokenError> {
+        let now = self.clock.now();
+        let id = format::fresh_id(now).map_err(TokenError::NoRandomness)?;
+        let token = self.format.fresh().map_err(TokenError::NoRandomness)?;
+        let peppers = self.peppers.now();
+        let newest = &peppers[0];
+        let digest = newest.digest(token.expose());
+        let who = (new.issuer_or(&self.issuer), new.subject());
+        let mut record = TokenRecord::new(id, (newest.id(), digest), who, now);
+        new.fill(&mut record, now)?;
+        Ok(IssuedToken { token, record })
+    }
+
+    fn forget(&self, which: TokenFilter) -> Forget {
+        Forget { remembered: self.verifier.tokens(), which }
+    }
+}
+
+/// Why a token can have no successor.
+fn why_not(old: &TokenRecord, now: SystemTime) -> Option<TokenError> {
+    if old.replaced_by.is_some() {
+        Some(TokenError::Replaced)
+    } else {
+        old.is_over(now).then_some(TokenError::Ended)
+    }
+}
+
+/// Forgets tokens when it is dropped: after the store was told, also where nobody waits for its
+/// answer any more. A verification that has begun before is not remembered either.
+struct Forget {
+    remembered: VerifiedTokens,
+    which: TokenFilter,
+}
+
+impl Forget {
+    fn is_of(&self, principal: &Principal) -> bool {
+        match &self.which {
+            TokenFilter::Client(client) => principal.client() == Some(client),
+            TokenFilter::Id(id) => principal.token_id() == Some(id),
+            TokenFilter::Subject { issuer, subject } => {
+                principal.issuer() == issuer && principal.subject() == subject
+            }
+        }
+    }
+}
+
+impl Drop for Forget {
+    fn drop(&mut self) {
+        self.remembered.forget(|principal| self.is_of(principal));
+    }
+}
+
+impl fmt::Debug for OpaqueTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpaqueTokens")
+            .field("issuer", &self.issuer)
+            .field("format", &self.format)
+            .field("peppers", &self.peppers)
+            .finish_non_exhaustive()
+    }
+}

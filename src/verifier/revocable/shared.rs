@@ -1,0 +1,307 @@
+//! What verifiers, and the tasks that keep a node's revocations fresh, share.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::clock::Clock;
+use crate::panics::caught;
+use crate::principal::Principal;
+use crate::revocation::Revocation;
+use crate::store::{ErasedRevocationStore, News, RevokeRequest, StoreError};
+use crate::trace;
+use crate::verifier::revocable::WhenStale;
+use crate::verifier::revocable::revoked::Revoked;
+
+/// How often all is loaded anew instead of what is new, and what has ended is forgotten: a store
+/// whose server was replaced may not have counted on where the old one was.
+const FULL_LOAD: Duration = Duration::from_secs(60);
+
+/// The longest that any of the times may be.
+const MAX_TIME: Duration = Duration::from_secs(86_400);
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    pub(super) poll: Duration,
+    pub(super) max_age: Duration,
+    pub(super) timeout: Duration,
+    pub(super) longest_life: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            poll: Duration::from_secs(1),
+            max_age: Duration::from_secs(10),
+            timeout: Duration::from_secs(2),
+            // What `JwtVerifier` accepts by default, and the most that clocks may be apart.
+            longest_life: Duration::from_secs(86_400 + 300),
+        }
+    }
+}
+
+impl Times {
+    pub(super) fn can_be_kept(&self) -> bool {
+        let Self { poll, max_age, timeout, longest_life: _ } = *self;
+        let is_sound = |time: &Duration| !time.is_zero() && *time <= MAX_TIME;
+        [poll, max_age, timeout].iter().all(is_sound) && poll < max_age
+    }
+}
+
+/// What verifiers and tasks share.
+pub(super) struct Shared {
+    pub(super) store: Arc<dyn ErasedRevocationStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) times: Times,
+    pub(super) when_stale: WhenStale,
+    pub(super) news: News,
+    revoked: RwLock<Revoked>,
+    generation: AtomicU64,
+    accepted_stale: AtomicU64,
+    started: Instant,
+    /// When the latest good load began, in nanoseconds since the start; `u64::MAX` before the first.
+    loaded_at: AtomicU64,
+    loads: watch::Sender<Loads>,
+    cursor: Mutex<Cursor>,
+}
+
+/// How the loads go.
+#[derive(Default)]
+struct Loads {
+    ended: u64,
+    failures: u32,
+    /// Why the last one failed.
+    error: Option<Arc<StoreError>>,
+}
+
+/// Where a load goes on. Whoever holds it loads.
+struct Cursor {
+    position: u64,
+    full_at: Option<Instant>,
+    /// Whether this outage has been logged as one that refuses requests.
+    said_too_old: bool,
+}
+
+/// What is known of a token that is good by itself.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Standing {
+    Good,
+    Revoked,
+    /// Not revoked as far as is known, which is too long ago.
+    Unknown,
+}
+
+impl Shared {
+    pub(super) fn new(
+        store: Arc<dyn ErasedRevocationStore>,
+        clock: Arc<dyn Clock>,
+        times: Times,
+        when_stale: WhenStale,
+    ) -> Self {
+        Self {
+            store,
+            clock,
+            times,
+            when_stale,
+            news: News::default(),
+            revoked: RwLock::default(),
+            generation: AtomicU64::new(0),
+            accepted_stale: AtomicU64::new(0),
+            started: Instant::now(),
+            loaded_at: AtomicU64::new(u64::MAX),
+            loads: watch::Sender::default(),
+            cursor: Mutex::new(Cursor { position: 0, full_at: None, said_too_old: false }),
+        }
+    }
+
+    pub(super) fn standing(&self, principal: &Principal, now: SystemTime) -> Standing {
+        // Asked first: what is revoked is then at least as fresh as this says.
+        let is_fresh = self.is_fresh();
+        if self.revoked().covers(principal, now) {
+            Standing::Revoked
+        } else if is_fresh {
+            Standing::Good
+        } else {
+            Standing::Unknown
+        }
+    }
+
+    pub(super) fn age(&self) -> Option<Duration> {
+        let loaded_at = self.loaded_at.load(Ordering::Acquire);
+        let since_start = self.started.elapsed();
+        (loaded_at != u64::MAX).then(|| since_start.saturating_sub(Duration::from_nanos(loaded_at)))
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.age().is_some_and(|age| age <= self.times.max_age)
+    }
+
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.loads.borrow().failures
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.revoked().len()
+    }
+
+    pub(super) fn accepted_stale(&self) -> u64 {
+        self.accepted_stale.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn count_stale(&self) {
+        self.accepted_stale.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Why what is known is too old.
+    pub(super) fn outage(&self) -> Outage {
+        Outage(self.loads.borrow().error.clone())
+    }
+
+    /// Waits until the first load has ended.
+    pub(super) async fn first(&self) -> Result<(), Outage> {
+        let mut loads = self.loads.subscribe();
+        // The sender is as alive as this.
+        let _ = loads.wait_for(|loads| loads.ended > 0).await;
+        if self.age().is_some() { Ok(()) } else { Err(self.outage()) }
+    }
+
+    /// Enforces it here, and then everywhere.
+    pub(super) async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let revocation = revocation.with_default_end(now, self.times.longest_life);
+        self.add(std::slice::from_ref(&revocation));
+        let request = RevokeRequest::new(revocation, now);
+        within(self.times.timeout, self.store.revoke(&request)).await
+    }
+
+    /// Loads what is new, unless somebody has done so by the time it is this one's turn.
+    pub(super) async fn catch_up(&self) {
+        let ended = self.loads.borrow().ended;
+        let mut cursor = self.cursor.lock().await;
+        let is_done = self.loads.borrow().ended > ended;
+        if !is_done {
+            self.load(&mut cursor).await;
+        }
+    }
+
+    /// Loads what is new. One that is under way does not count: the store may have answered it
+    /// before something came.
+    pub(super) async fn refresh(&self) {
+        let mut cursor = self.cursor.lock().await;
+        self.load(&mut cursor).await;
+    }
+
+    async fn load(&self, cursor: &mut Cursor) {
+        let began = Instant::now();
+        // A store that panics once must not leave the node without revocations for good.
+        let loaded = caught(self.load_pages(cursor, began)).await;
+        let loaded = loaded.unwrap_or_else(|| Err(StoreError::new("the store panicked")));
+        if loaded.is_ok() {
+            let since_start = began.duration_since(self.started).as_nanos();
+            let loaded_at = u64::try_from(since_start).unwrap_or(u64::MAX - 1);
+            self.loaded_at.store(loaded_at, Ordering::Release);
+            cursor.said_too_old = false;
+        } else {
+            cursor.position = 0;
+        }
+        let error = loaded.err().map(Arc::new);
+        if let Some(error) = &error {
+            if self.failures() == 0 {
+                trace::revocations_not_loaded(&**error);
+            }
+            if !self.is_fresh() && !std::mem::replace(&mut cursor.said_too_old, true) {
+                trace::revocations_too_old();
+            }
+        }
+        self.loads.send_modify(|loads| {
+            loads.ended += 1;
+            loads.failures = if error.is_some() { loads.failures.saturating_add(1) } else { 0 };
+            loads.error = error;
+        });
+    }
+
+    async fn load_pages(&self, cursor: &mut Cursor, began: Instant) -> Result<(), StoreError> {
+        let is_full = cursor.full_at.is_none_or(|at| began >= at + FULL_LOAD);
+        if is_full {
+            cursor.position = 0;
+        }
+        loop {
+            let page = self.store.revoked_since(cursor.position);
+            let page = within(self.times.timeout, page).await?;
+            self.add(&page.revocations);
+            let has_moved = page.position > cursor.position;
+            cursor.position = cursor.position.max(page.position);
+            if page.is_last {
+                break;
+            }
+            if !has_moved {
+                return Err(StoreError::new(
+                    "the store says that there is more, and gives nothing",
+                ));
+            }
+        }
+        if is_full {
+            self.revoked_mut().drop_ended(self.clock.now());
+            cursor.full_at = Some(began);
+        }
+        Ok(())
+    }
+
+    fn add(&self, revocations: &[Revocation]) {
+        // Readers get their turn between the parts of a long page.
+        for revocations in revocations.chunks(256) {
+            let mut revoked = self.revoked_mut();
+            let mut is_more = false;
+            for revocation in revocations {
+                is_more |= revoked.add(revocation);
+            }
+            // Before the lock is given up: who sees the new number sees what it stands for.
+            if is_more {
+                self.generation.fetch_add(1, Ordering::Release);
+            }
+        }
+    }
+
+    fn revoked(&self) -> RwLockReadGuard<'_, Revoked> {
+        self.revoked.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn revoked_mut(&self) -> RwLockWriteGuard<'_, Revoked> {
+        self.revoked.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match timeout(limit, answer).await {
+        Ok(answer) => answer,
+        Err(elapsed) => Err(StoreError::new(elapsed)),
+    }
+}
+
+/// Why revocations are not known, as the cause of a refusal.
+#[derive(Clone, Debug)]
+pub(super) struct Outage(Option<Arc<StoreError>>);
+
+impl fmt::Display for Outage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what is revoked is not known for certain")
+    }
+}
+
+impl Error for Outage {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.as_deref().map(|error| error as &(dyn Error + 'static))
+    }
+}

@@ -1,0 +1,152 @@
+//! When revocations are over, and where they leave.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::sleep;
+use tower_gate::store::memory::MemoryRevocations;
+use tower_gate::store::{RevocationStore, RevokeRequest};
+use tower_gate::verifier::revocable::Revocations;
+use tower_gate::{Clock, ManualClock, Revocation};
+
+use crate::node::{ISSUER, Node, PARTNER, issued_at, principals};
+use crate::shared::{REDIS, Shared, database, keys, pool};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A node whose clock stands still, on a store in memory.
+async fn node(store: &MemoryRevocations) -> (Node, ManualClock) {
+    let clock = ManualClock::default();
+    let node = Node::at(Revocations::builder(store.clone()), principals(), clock.clone());
+    node.revocations.ready().await.unwrap();
+    (node, clock)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_is_over_at_its_end_and_then_leaves() {
+    let store = MemoryRevocations::new();
+    let (node, clock) = node(&store).await;
+    let end = clock.now() + Duration::from_secs(60);
+    for revocation in [
+        Revocation::token(ISSUER, "t-1"),
+        Revocation::subject(ISSUER, "bob"),
+        Revocation::client(ISSUER, "app"),
+        Revocation::key(ISSUER, "k-2"),
+        Revocation::issuer(PARTNER).with_issued_until(clock.now()),
+    ] {
+        node.revoke(revocation.with_end(end)).await;
+    }
+    let names = ["base", "subject", "client", "key", "issuer", "no-client", "no-key"];
+    clock.advance(Duration::from_secs(60) - Duration::from_nanos(1));
+    for name in names {
+        assert!(!node.accepts(name).await, "OPAQUE-71: {name}");
+    }
+    assert_eq!(node.revocations.len(), 5);
+    // Ends are whole seconds, and no sooner than they were given.
+    clock.advance(Duration::from_secs(1));
+    for name in names {
+        assert!(node.accepts(name).await, "OPAQUE-71: {name}");
+    }
+    sleep(Duration::from_secs(122)).await;
+    assert_eq!(node.revocations.len(), 0, "OPAQUE-71");
+}
+
+/// A day is what a token may live, and five minutes what clocks may be apart.
+#[tokio::test(start_paused = true)]
+async fn without_an_end_it_lasts_until_its_tokens_are_dead() {
+    let life = DAY + Duration::from_secs(300);
+    let until = |clock: &ManualClock| clock.now();
+    for (revocation, name, ends) in [
+        (Revocation::token(ISSUER, "t-1"), "base", true),
+        (Revocation::subject(ISSUER, "ada").with_issued_until(issued_at()), "base", true),
+        (Revocation::all(issued_at()), "base", true),
+        // New tokens could be issued at any time.
+        (Revocation::subject(ISSUER, "ada"), "base", false),
+        (Revocation::client(ISSUER, "web"), "base", false),
+        (Revocation::key(ISSUER, "k-1"), "base", false),
+        (Revocation::issuer(ISSUER), "base", false),
+    ] {
+        let (node, clock) = node(&MemoryRevocations::new()).await;
+        let began = until(&clock);
+        node.revoke(revocation.clone()).await;
+        clock.set_now(began + life);
+        assert!(!node.accepts(name).await, "OPAQUE-71: {revocation:?}");
+        clock.set_now(began + life + Duration::from_secs(3));
+        assert_eq!(node.accepts(name).await, ends, "OPAQUE-71: {revocation:?}");
+        clock.set_now(began + DAY * 3650);
+        assert_eq!(node.accepts(name).await, ends, "OPAQUE-71: {revocation:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_that_live_longer_are_revoked_for_longer() {
+    let clock = ManualClock::default();
+    let builder = Revocations::builder(MemoryRevocations::new()).with_longest_life(DAY * 30);
+    let node = Node::at(builder, principals(), clock.clone());
+    node.revocations.ready().await.unwrap();
+    node.revoke(Revocation::token(ISSUER, "t-1")).await;
+    // From the moment up to which tokens are revoked, where that is still to come.
+    let later = clock.now() + DAY;
+    node.revoke(Revocation::subject(ISSUER, "bob").with_issued_until(later)).await;
+    clock.advance(DAY * 30);
+    assert!(!node.accepts("base").await, "OPAQUE-71");
+    clock.advance(Duration::from_secs(3));
+    assert!(node.accepts("base").await, "OPAQUE-71");
+    assert!(!node.accepts("subject").await, "OPAQUE-71");
+    clock.advance(DAY);
+    assert!(node.accepts("subject").await, "OPAQUE-71");
+}
+
+/// Those that never end stay, those that have ended do not pile up.
+#[tokio::test(start_paused = true)]
+async fn a_store_in_memory_is_bounded_by_what_has_not_ended() {
+    let store = MemoryRevocations::new();
+    let start = SystemTime::now();
+    for n in 0..10_000_u64 {
+        let now = start + Duration::from_secs(n);
+        let revocation = Revocation::token(ISSUER, &format!("id-{n}"));
+        let revocation = revocation.with_end(now + Duration::from_secs(100));
+        store.revoke(&RevokeRequest::new(revocation, now)).await.unwrap();
+    }
+    let kept = store.revoked_since(0).await.unwrap().revocations.len();
+    assert!((100..=220).contains(&kept), "OPAQUE-71: {kept}");
+}
+
+/// By the server's clock: a node whose clock is ahead takes nothing from the others.
+#[tokio::test]
+async fn servers_forget_what_has_ended() {
+    let (redis, postgres) = (keys(), database());
+    let (in_redis, in_postgres) = (redis.store().await, postgres.store().await);
+    let now = SystemTime::now();
+    let (soon, far_ahead) = (now + Duration::from_secs(2), now + DAY * 3650);
+    let request = |id: &str, end: Option<SystemTime>, now| {
+        let revocation = Revocation::token(ISSUER, id);
+        let revocation = match end {
+            Some(end) => revocation.with_end(end),
+            None => revocation,
+        };
+        RevokeRequest::new(revocation, now)
+    };
+    let steps = [
+        request("soon", Some(soon), now),
+        request("later", Some(now + DAY), now),
+        request("never", None, now),
+        request("ahead", Some(now + DAY), far_ahead),
+    ];
+    let pool = pool(postgres.url()).await;
+    let counts = async || {
+        let key = format!("{{{}:revocations}}", redis.prefix);
+        let count = |key: String| REDIS.command(&["ZCARD", &key]).parse::<i64>().unwrap();
+        let rows = sqlx::query_scalar("SELECT count(*) FROM tower_gate_revocations");
+        let rows: i64 = rows.fetch_one(&pool).await.unwrap();
+        [count(format!("{key}:positions")), count(format!("{key}:ends")), rows]
+    };
+    for step in &steps {
+        in_redis.revoke(step).await.unwrap();
+        in_postgres.revoke(step).await.unwrap();
+    }
+    assert_eq!(counts().await, [4; 3], "OPAQUE-71");
+    sleep(Duration::from_secs(4)).await;
+    in_redis.revoke(&steps[1]).await.unwrap();
+    in_postgres.revoke(&steps[1]).await.unwrap();
+    assert_eq!(counts().await, [3; 3], "OPAQUE-71: one has ended, and one was said twice");
+}

@@ -1,0 +1,16 @@
+//! Revocations through the layers, on nodes that share a store: in memory, in a real Redis and in a
+//! real PostgreSQL, which go away and come back.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
+
+#[path = "../servers/mod.rs"]
+mod servers;
+
+mod contract;
+mod ends;
+mod interleaving;
+mod node;
+mod opaque;
+mod outages;
+mod processes;
+mod shared;
+mod stale;

@@ -1,0 +1,105 @@
+//! Opaque tokens that one node revokes, and others remember as good.
+
+use std::time::Duration;
+
+use tower_gate::store::TokenFilter;
+use tower_gate::store::memory::MemoryTokenStore;
+use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Pepper, Peppers};
+use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
+use tower_gate::{Principal, SystemClock};
+
+use crate::node::{ISSUER, Node};
+use crate::stale::{Mood, Moody};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// It remembers tokens for longer than the test takes.
+async fn node(store: &MemoryTokenStore, shared: &Moody) -> (OpaqueTokens, Node) {
+    let revocations = Revocations::builder(shared.clone()).start().unwrap();
+    revocations.ready().await.unwrap();
+    let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
+    let tokens = OpaqueTokens::builder(ISSUER, store.clone(), peppers)
+        .with_max_age(Duration::from_secs(3600))
+        .with_revocations(&revocations)
+        .build()
+        .unwrap();
+    let verifier = RevocableVerifier::new(tokens.verifier(), &revocations);
+    (tokens, Node::behind(revocations, verifier, SystemClock))
+}
+
+#[tokio::test]
+async fn tokens_that_are_revoked_on_one_node_are_refused_on_the_others() {
+    let (store, shared) = (MemoryTokenStore::new(), Moody::default());
+    let (tokens, one) = node(&store, &shared).await;
+    let (_, other) = node(&store, &shared).await;
+    let new = |subject, client| tokens.issue(NewToken::new(subject).client(client));
+    let issued = [
+        new("ada", "web").await.unwrap(),
+        new("ada", "app").await.unwrap(),
+        new("bob", "app").await.unwrap(),
+        new("bob", "web").await.unwrap(),
+        new("eve", "web").await.unwrap(),
+    ];
+    let text = |n: usize| issued[n].token.expose();
+    let expect = async |good: [bool; 5]| {
+        for (n, good) in good.into_iter().enumerate() {
+            assert_eq!(one.accepts(text(n)).await, good, "OPAQUE-70: {n}");
+            match good {
+                true => assert!(other.accepts(text(n)).await, "OPAQUE-70: {n}"),
+                false => drop(other.refuses_within(text(n), SOON).await),
+            }
+        }
+    };
+    expect([true; 5]).await;
+    assert!(tokens.revoke(&issued[0].record.id).await.unwrap());
+    expect([false, true, true, true, true]).await;
+    let app = TokenFilter::client("app");
+    assert_eq!(tokens.revoke_all(app).await.unwrap(), 2);
+    expect([false, false, false, true, true]).await;
+    let bob = TokenFilter::Subject { issuer: ISSUER.to_owned(), subject: "bob".to_owned() };
+    assert_eq!(tokens.revoke_all(bob).await.unwrap(), 1);
+    expect([false, false, false, false, true]).await;
+    // With an overlap, both are good; without, the old one is not.
+    let next = tokens.rotate(&issued[4].record.id, Duration::from_secs(600)).await.unwrap();
+    expect([false, false, false, false, true]).await;
+    assert!(other.accepts(next.token.expose()).await);
+    let last = tokens.rotate(&next.record.id, Duration::ZERO).await.unwrap();
+    other.refuses_within(next.token.expose(), SOON).await;
+    assert!(other.accepts(last.token.expose()).await);
+}
+
+#[tokio::test]
+async fn a_subject_keeps_the_signed_tokens_of_the_same_name() {
+    let (store, shared) = (MemoryTokenStore::new(), Moody::default());
+    let (tokens, one) = node(&store, &shared).await;
+    tokens.issue(NewToken::new("ada")).await.unwrap();
+    let signed = |_| async { Ok(Principal::builder(ISSUER, "ada").token_id("jti").build()) };
+    let verifier = RevocableVerifier::new(signed, &one.revocations);
+    let jwts = Node::behind(one.revocations.clone(), verifier, SystemClock);
+    let ada = TokenFilter::Subject { issuer: ISSUER.to_owned(), subject: "ada".to_owned() };
+    assert_eq!(tokens.revoke_all(ada).await.unwrap(), 1);
+    assert_eq!(one.revocations.len(), 1);
+    assert!(jwts.accepts("signed").await);
+}
+
+#[tokio::test]
+async fn nodes_that_could_not_be_told_are_told_by_the_next_try() {
+    let (store, shared) = (MemoryTokenStore::new(), Moody::default());
+    let (tokens, _) = node(&store, &shared).await;
+    let (_, other) = node(&store, &shared).await;
+    let issued = tokens.issue(NewToken::new("ada")).await.unwrap();
+    let (id, text) = (&issued.record.id, issued.token.expose());
+    assert!(other.accepts(text).await);
+    shared.is(Mood::Down);
+    tokens.revoke(id).await.unwrap_err();
+    shared.is(Mood::Good);
+    assert!(other.accepts(text).await, "it is remembered, and nobody has told");
+    assert!(!tokens.revoke(id).await.unwrap(), "it was revoked the first time");
+    other.refuses_within(text, SOON).await;
+
+    // A successor that its holder never sees would lock them out: it is answered all the same.
+    let issued = tokens.issue(NewToken::new("ada")).await.unwrap();
+    shared.is(Mood::Down);
+    let next = tokens.rotate(&issued.record.id, Duration::ZERO).await.unwrap();
+    assert!(other.accepts(next.token.expose()).await);
+}

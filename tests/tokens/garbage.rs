@@ -1,0 +1,175 @@
+//! What is no token, and what nobody knows.
+
+use std::time::Duration;
+
+use tower_gate::TokenVerifier;
+use tower_gate::store::memory::MemoryTokenStore;
+use tower_gate::store::{
+    Replacement, StoreError, TokenDigest, TokenFilter, TokenQuery, TokenRecord, TokenStore,
+};
+use tower_gate::verifier::opaque::{OpaqueTokens, Peppers};
+use tower_gate::verifier::{CachedVerifier, RoutedVerifier, VerifyErrorKind, VerifyRequest};
+use tower_gate::{BearerToken, FixedVerifier};
+
+use crate::scene::{ISSUER, Scene, at, pepper};
+use crate::support::Answer;
+use crate::watched::Watched;
+
+/// A token of the right form that nobody has issued here.
+async fn stranger() -> String {
+    let elsewhere = Scene::new(MemoryTokenStore::new());
+    elsewhere.issue("user-1").await.token.expose().to_owned()
+}
+
+/// All that a client can see.
+fn seen(answer: &Answer) -> String {
+    format!("{} {:?} {:?}", answer.status, answer.headers, answer.body)
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_pieces_of_garbage_never_reach_the_store() {
+    let store = Watched::new();
+    let scene = Scene::new(store.clone());
+    let good = scene.issue("user-1").await;
+    let good = good.token.expose();
+    assert_eq!(scene.status(good).await, 200);
+    assert_eq!(store.finds(), 1);
+    let verifier = scene.tokens.verifier();
+    let (start, rest) = good.split_at(10);
+    for n in 0..100_000_u32 {
+        let letters = format!("{:0>49}", n.wrapping_mul(2_654_435_761));
+        let text = match n % 5 {
+            // The right form, with a checksum by chance.
+            0 => format!("{start}{letters}"),
+            1 => format!("acme_test_{rest}"),
+            2 => format!("{good}{n}"),
+            3 => format!("eyJ{n}.e30.{rest}"),
+            _ => format!("{n}"),
+        };
+        let request = VerifyRequest::new(BearerToken::parse(&text).unwrap(), at(0));
+        let refused = verifier.try_verify(&request).expect("it is refused at once").unwrap_err();
+        assert_eq!(refused.kind(), VerifyErrorKind::Malformed, "OPAQUE-3: {text}");
+    }
+    assert_eq!(store.finds(), 1, "OPAQUE-3, attack 24");
+    assert_eq!(scene.tokens.verifier().tokens().len(), 1, "attack 24: the good one is remembered");
+    assert_eq!(scene.status(good).await, 200);
+    assert_eq!(store.finds(), 1, "attack 24");
+}
+
+#[tokio::test]
+async fn nobody_can_tell_an_unknown_token_from_a_broken_one() {
+    let store = Watched::new();
+    let scene = Scene::new(store.clone());
+    let issued = scene.issue("user-1").await;
+    let unknown = stranger().await;
+    let expected = scene.ask(&unknown).await;
+    assert_eq!((expected.status.as_u16(), expected.error()), (401, "invalid_token".to_owned()));
+    assert_eq!(scene.trail.events()[0].reason, Some("unknown_token"));
+    assert!(scene.trail.events()[0].principal.is_none());
+    assert_eq!(store.finds(), 1);
+    let good = issued.token.expose();
+    let typo = good.replace(&good[20..22], if &good[20..22] == "ab" { "ba" } else { "ab" });
+    let other_prefix = unknown.replace("acme_live", "acme_test");
+    let part = &good[..good.len() - 1];
+    for broken in [&*typo, &other_prefix, part, &good.to_lowercase(), "a.b.c", "x"] {
+        let answer = scene.ask(broken).await;
+        assert_eq!(seen(&answer), seen(&expected), "OPAQUE-4, attack 37: {broken}");
+        assert_eq!(scene.trail.events().pop().unwrap().reason, Some("malformed_token"));
+    }
+    assert_eq!(store.finds(), 1, "OPAQUE-3");
+}
+
+/// Answers with the one record that it has, whatever it is asked for.
+struct Careless(TokenRecord);
+
+impl TokenStore for Careless {
+    async fn find(&self, _: &[TokenDigest]) -> Result<Option<TokenRecord>, StoreError> {
+        Ok(Some(self.0.clone()))
+    }
+
+    async fn insert(&self, _: &TokenRecord) -> Result<(), StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn describe(&self, _: &str) -> Result<Option<TokenRecord>, StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn list(&self, _: &TokenQuery) -> Result<Vec<TokenRecord>, StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn replace(&self, _: &Replacement) -> Result<bool, StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn revoke(&self, _: &TokenFilter, _: std::time::SystemTime) -> Result<u64, StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn set_enabled(&self, _: &str, _: bool) -> Result<bool, StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn touch(&self, _: &[(String, std::time::SystemTime)]) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_answers_with_another_record_lets_nobody_in() {
+    let known = Scene::new(MemoryTokenStore::new()).issue("user-1").await;
+    let scene = Scene::new(Careless(known.record.clone()));
+    assert_eq!(scene.status(known.token.expose()).await, 200);
+    let unknown = (401, "invalid_token".to_owned(), "unknown_token".to_owned());
+    assert_eq!(scene.outcome(&stranger().await).await, unknown, "OPAQUE-11, attack 22");
+    let mut renamed = known.record;
+    renamed.pepper = "another".to_owned();
+    let scene = Scene::new(Careless(renamed));
+    assert_eq!(scene.outcome(known.token.expose()).await, unknown);
+}
+
+#[tokio::test]
+async fn tokens_of_two_prefixes_share_a_table_and_nothing_else() {
+    let store = MemoryTokenStore::new();
+    let [live, test] = ["acme_live", "acme_test"].map(|prefix| {
+        let builder = OpaqueTokens::builder(ISSUER, store.clone(), Peppers::new(pepper(1)));
+        builder.with_prefix(prefix).build().unwrap()
+    });
+    let new = || tower_gate::verifier::opaque::NewToken::new("user-1");
+    let (of_live, of_test) = (live.issue(new()).await.unwrap(), test.issue(new()).await.unwrap());
+    let kind = async |tokens: &OpaqueTokens, token: &str| {
+        let request = VerifyRequest::new(
+            BearerToken::parse(token).unwrap(),
+            std::time::SystemTime::now() + Duration::from_secs(1),
+        );
+        let answer = tokens.verifier().verify(&request).await;
+        answer.err().map(|error| error.kind().as_str())
+    };
+    assert_eq!(kind(&live, of_live.token.expose()).await, None);
+    assert_eq!(kind(&test, of_test.token.expose()).await, None);
+    assert_eq!(kind(&live, of_test.token.expose()).await, Some("malformed_token"), "OPAQUE-5");
+    assert_eq!(kind(&test, of_live.token.expose()).await, Some("malformed_token"), "OPAQUE-5");
+}
+
+#[tokio::test]
+async fn what_looks_like_a_jwt_never_reaches_the_store() {
+    let store = Watched::new();
+    let scene = Scene::new(store.clone());
+    let issued = scene.issue("user-1").await;
+    let verifier = CachedVerifier::new(
+        RoutedVerifier::new()
+            .with_prefix("acme_live_", scene.tokens.verifier())
+            .with_jwts(FixedVerifier::new()),
+    );
+    let ask = async |token: &str| {
+        let request = VerifyRequest::new(BearerToken::parse(token).unwrap(), at(0));
+        verifier.verify(&request).await.map_err(|error| error.kind().as_str())
+    };
+    for token in ["e30.e30.x", &format!("a.b.{}", issued.token.expose()), "tg_x", "garbage"] {
+        assert_eq!(ask(token).await.unwrap_err(), "unknown_token", "OPAQUE-5: {token}");
+    }
+    assert_eq!(store.finds(), 0, "OPAQUE-5");
+    assert_eq!(ask(issued.token.expose()).await.unwrap().subject(), "user-1");
+    assert_eq!(store.finds(), 1);
+}
