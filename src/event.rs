@@ -37,7 +37,7 @@ const MAX_METHOD: usize = 32;
 /// | `method`, `path`, `user_agent` | the request; the path without its query |
 /// | `status`, `grpc_status` | the answer |
 /// | `required_scopes` | the scopes that a refused request needed |
-/// | `policy`, `remaining` | the rate limit that was asked last, and what it left |
+/// | `policy`, `remaining` | the limit that was asked last, and what it left |
 /// | `fallback` | `true` where it was [decided in place of a store that could not](Self::fallback), and absent otherwise |
 /// | `latency_ms` | until the response's head was ready |
 #[derive(Clone, Debug, Serialize)]
@@ -79,7 +79,7 @@ pub struct AuditEvent {
     /// The scopes that a refused request needed.
     #[serde(serialize_with = "scopes")]
     pub required_scopes: Vec<Scope>,
-    /// The rate limit policy that was asked last.
+    /// The policy of the limit that was asked last: of requests, of what runs at once, or of failures.
     pub policy: Option<Arc<str>>,
     /// What that policy had left.
     pub remaining: Option<u32>,

@@ -23,6 +23,15 @@ impl<V> Sharded<V> {
         Self((0..Self::SHARDS).map(|_| Shard(Mutex::default())).collect())
     }
 
+    /// How many keys there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0
+            .iter()
+            .map(|shard| shard.0.lock().unwrap_or_else(PoisonError::into_inner).len())
+            .sum()
+    }
+
     /// The map that the key is in or would be.
     pub(crate) fn lock(&self, key: PartitionKey) -> MutexGuard<'_, Keys<V>> {
         self.0[usize::from(key.shard_bits())].0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -39,3 +39,24 @@ impl Drop for Permit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_caller_is_kept_while_it_has_a_permit() {
+        let permits = Permits::new();
+        let take = |name: u32| permits.take(PartitionKey::new([name.to_le_bytes()]), 2);
+        let mut held: Vec<_> = (0..1000).map(|name| take(name).unwrap()).collect();
+        held.extend((0..1000).map(|name| take(name).unwrap()));
+        assert!((0..1000).all(|name| take(name).is_none()), "RL-52");
+        assert_eq!(permits.0.len(), 1000, "a refusal keeps nobody");
+        held.truncate(1000);
+        assert_eq!(permits.0.len(), 1000);
+        held.truncate(500);
+        assert_eq!(permits.0.len(), 500, "attack 43");
+        drop(held);
+        assert_eq!(permits.0.len(), 0, "attack 43");
+    }
+}

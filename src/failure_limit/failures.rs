@@ -223,3 +223,57 @@ impl Standing {
         Failed { remaining: 0, banned_for: Some(Duration::from_nanos(length)) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const RULE: Rule =
+        Rule { quota: Quota::per_minute(3), ban: 600 * SECOND, longest_ban: 600 * SECOND };
+
+    fn key(name: u32) -> PartitionKey {
+        PartitionKey::new([name.to_le_bytes()])
+    }
+
+    #[test]
+    fn an_address_in_good_standing_without_an_attempt_is_not_kept() {
+        let failures = Failures::new(1000);
+        for name in 0..10 {
+            assert_eq!(failures.start(key(name), &RULE, SECOND, None), Start::Started);
+        }
+        assert_eq!(failures.standings.len(), 10);
+        failures.fail(key(0), &RULE, SECOND);
+        for name in 0..10 {
+            failures.end(key(name), &RULE, SECOND);
+        }
+        assert_eq!(failures.standings.len(), 1, "the one that failed");
+        assert_eq!(failures.ban(key(1), SECOND), None);
+        assert_eq!(failures.start(key(0), &RULE, 21 * SECOND, None), Start::Started);
+        failures.end(key(0), &RULE, 21 * SECOND);
+        assert_eq!(failures.standings.len(), 0, "its failure is forgotten");
+    }
+
+    #[test]
+    fn a_flood_of_addresses_stays_within_the_bound_and_takes_nobody_who_is_under_way() {
+        let failures = Failures::new(2560);
+        for _ in 0..3 {
+            failures.fail(key(0), &RULE, SECOND);
+        }
+        for name in 1..=100 {
+            assert_eq!(failures.start(key(name), &RULE, SECOND, None), Start::Started);
+        }
+        for name in 1000..200_000 {
+            failures.fail(key(name), &RULE, SECOND);
+        }
+        let len = failures.standings.len();
+        assert!(len <= 2560, "attack 43: {len}");
+        assert!(failures.ban(key(0), SECOND).is_some(), "attack 43: a ban outlasts failures");
+        for name in 1..=100 {
+            for _ in 0..2 {
+                assert_eq!(failures.start(key(name), &RULE, SECOND, None), Start::Started);
+            }
+            assert_eq!(failures.start(key(name), &RULE, SECOND, None), Start::Busy, "{name}");
+        }
+    }
+}

@@ -77,6 +77,9 @@ impl Body for Script {
     }
 
     fn size_hint(&self) -> SizeHint {
+        if self.0.iter().any(|step| matches!(step, Step::Waits)) {
+            return SizeHint::default();
+        }
         let data = self.0.iter().filter(|step| matches!(step, Step::Data)).count();
         SizeHint::with_exact(4 * data as u64)
     }
@@ -349,7 +352,7 @@ async fn a_route_and_an_address_have_permits_of_their_own() {
         Partition::route(|extensions| Some(extensions.get::<MatchedPath>()?.as_str().into())),
     );
     let app = Router::new()
-        .route("/never/{id}", any(|| pending::<()>()))
+        .route("/never/{id}", any(pending::<()>))
         .route("/always", any(|| async { "here" }))
         .route_layer(by_route);
     let request = |path: &str| Request::get(path).body(TestBody::default()).unwrap();
@@ -500,7 +503,7 @@ async fn a_download_counts_until_its_client_hangs_up() {
     let mut stream = TcpStream::connect(download).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nHost: api.example\r\n\r\n").await.unwrap();
     let mut head = Vec::new();
-    while !head.ends_with(b"data") {
+    while !head.windows(4).any(|part| part == b"data") {
         assert!(stream.read_buf(&mut head).await.unwrap() > 0);
     }
     let probe = limit.layer(Probe::default());
