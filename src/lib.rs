@@ -73,7 +73,7 @@
 //! | `opaque` | | `OpaqueTokens` and `OpaqueVerifier`: tokens of your own, kept as digests |
 //! | `sqlite` | | `SqliteTokenStore`; needs Rust 1.94 |
 //! | `postgres` | | `PostgresTokenStore`, `PostgresRevocations`; needs Rust 1.94 |
-//! | `redis` | | `RedisRevocations`: revocations in Redis or Valkey |
+//! | `redis` | | `RedisStore`, `RedisRevocations`: limits and revocations in Redis or Valkey |
 //! | `axum` | | extractors: `Principal`, `Option<Principal>`, `Claims<T>` |
 //! | `tonic` | | a [`Rejection`] as a `tonic::Status` |
 //! | `rust-crypto` | | `JwtVerifier` without a C compiler; slower, and of no effect beside `jwt` |

@@ -346,7 +346,8 @@ impl PartitionKey {
         PartitionHasher::default().key(parts)
     }
 
-    /// The key as a number, for stores that have no better type.
+    /// The key as a number, for stores that have no better type. Its lowest 16 bits are the same for
+    /// all limits of a caller, for stores that share keys out by them.
     #[must_use]
     pub fn to_u128(self) -> u128 {
         u128::from(self.0[0]) << 64 | u128::from(self.0[1])
@@ -367,28 +368,42 @@ impl Hash for PartitionKey {
 
 /// Makes partition keys under a secret.
 #[derive(Clone)]
-pub(crate) struct PartitionHasher(SipHasher13);
+pub(crate) struct PartitionHasher {
+    hasher: SipHasher13,
+    /// Sets the keys of one limit apart from those of others. As secret as the keys themselves,
+    /// so that nobody can tell which two it makes one.
+    salt: [u64; 2],
+}
+
+/// The bits of a key that are the same for all limits of a caller, so that stores which share keys
+/// out by them have all of a caller's in one place.
+const OF_THE_CALLER: u64 = 0xffff;
 
 impl PartitionHasher {
     pub(crate) fn new(secret: &[u8; 16]) -> Self {
-        Self(SipHasher13::new_with_key(secret))
+        Self { hasher: SipHasher13::new_with_key(secret), salt: [0; 2] }
     }
 
-    /// Begins every key with these parts.
-    pub(crate) fn with<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> Self {
+    /// Makes the keys of the limit of this name.
+    pub(crate) fn with<P: AsRef<[u8]>>(&self, name: impl IntoIterator<Item = P>) -> Self {
         let mut hasher = self.clone();
-        hasher.write_all(parts);
-        hasher
+        // No partition begins so.
+        hasher.write(b"limit");
+        hasher.write_all(name);
+        let PartitionKey([one, other]) = hasher.finish();
+        Self { salt: [one, other & !OF_THE_CALLER], ..*self }
     }
 
     fn write(&mut self, part: &[u8]) {
         // In one order of bytes, because nodes of several kinds may share a store.
-        self.0.write(&(part.len() as u64).to_le_bytes());
-        self.0.write(part);
+        self.hasher.write(&(part.len() as u64).to_le_bytes());
+        self.hasher.write(part);
     }
 
     pub(crate) fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> PartitionKey {
-        self.with(parts).finish()
+        let mut hasher = self.clone();
+        hasher.write_all(parts);
+        hasher.finish()
     }
 
     fn write_all<P: AsRef<[u8]>>(&mut self, parts: impl IntoIterator<Item = P>) {
@@ -405,8 +420,8 @@ impl PartitionHasher {
     }
 
     fn finish(self) -> PartitionKey {
-        let hash = self.0.finish128();
-        PartitionKey([hash.h1, hash.h2])
+        let hash = self.hasher.finish128();
+        PartitionKey([hash.h1 ^ self.salt[0], hash.h2 ^ self.salt[1]])
     }
 }
 
@@ -415,13 +430,33 @@ impl Default for PartitionHasher {
     fn default() -> Self {
         static OF_THIS_PROCESS: LazyLock<SipHasher13> =
             LazyLock::new(|| SipHasher13::new_with_keys(random_word(), random_word()));
-        Self(*OF_THIS_PROCESS)
+        Self { hasher: *OF_THIS_PROCESS, salt: [0; 2] }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn the_keys_of_a_caller_differ_by_limit_and_lie_together() {
+        let hasher = PartitionHasher::new(&[7; 16]);
+        let limits = [&["api", "minute"][..], &["api", "day"], &["apiminute"]];
+        let hashers = limits.map(|limit| hasher.with(limit));
+        let mut keys = HashSet::new();
+        for caller in 0..100 {
+            let caller = caller.to_string();
+            let of_caller = hashers.each_ref().map(|hasher| hasher.key([&caller]));
+            keys.extend(of_caller.map(PartitionKey::to_u128));
+            let shared = of_caller.map(|key| key.0[1] & OF_THE_CALLER);
+            assert_eq!(shared, [hasher.key([&caller]).0[1] & OF_THE_CALLER; 3], "RL-65: {caller}");
+        }
+        assert_eq!(keys.len(), 300);
+        let high = keys.iter().map(|key| key >> 64).collect::<HashSet<_>>();
+        assert_eq!(high.len(), 300, "what a map hashes by");
+    }
 
     #[test]
     fn keys_of_different_parts_differ() {

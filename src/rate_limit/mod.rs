@@ -48,7 +48,8 @@
 //! A caller is the pair of issuer and subject, as verified; nothing that a client merely says
 //! chooses its bucket. Anonymous callers, whom an optional AuthenticateLayer lets through, are
 //! counted by address. A request without an address is refused with 500 and not counted in a
-//! bucket that all of them share. A store that cannot answer refuses with 503.
+//! bucket that all of them share. A store that cannot answer refuses with 503;
+//! a [`FallbackStore`](crate::store::FallbackStore) lets each node limit by itself meanwhile.
 
 mod future;
 mod headers;

@@ -1,7 +1,8 @@
 //! Where state lives that outlasts a request.
 //!
 //! [`MemoryStore`](memory::MemoryStore) keeps the state of rate limits in the process;
-//! [`RateLimitStore`] is the port for anything else. With the feature `opaque`, `TokenStore` is the
+//! [`RateLimitStore`] is the port for anything else, such as limits that nodes share, and
+//! [`FallbackStore`] puts one behind another. With the feature `opaque`, `TokenStore` is the
 //! port for the records of opaque tokens: in memory, in SQLite or in PostgreSQL. With the feature
 //! `revocation`, `RevocationStore` is the port for revocations, which nodes share.
 

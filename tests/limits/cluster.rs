@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use redis::cluster::ClusterClient;
-use tower_gate::Quota;
+use tower_gate::store::Take;
 use tower_gate::store::redis::RedisStore;
+use tower_gate::{PartitionKey, Quota};
 
 use crate::contract::shared_cluster;
 use crate::servers::redis::RedisCluster;
-use crate::{PATIENCE, ask, connect_to_cluster, in_short, take};
+use crate::{HOURLY, PATIENCE, ask, connect_to_cluster, in_short, take};
 
 #[tokio::test]
 async fn a_global_quota_is_one_counter_beside_those_of_callers_on_other_nodes() {
@@ -38,6 +39,30 @@ async fn a_global_quota_is_one_counter_beside_those_of_callers_on_other_nodes() 
         let left = in_short(&ask(&store, [look]).await.unwrap());
         assert_eq!(left, [(true, true, 8)], "RL-24: what caller {number} took was given back");
     }
+}
+
+/// The layer gives all keys of a caller the low bits that the store shares keys out by.
+#[tokio::test]
+async fn the_quotas_of_one_partition_are_one_call_on_one_node() {
+    let cluster = RedisCluster::start();
+    let store = RedisStore::new(connect_to_cluster(&cluster).await).with_timeout(PATIENCE);
+    let low = |key: PartitionKey| key.to_u128() & 0xffff;
+    let first = PartitionKey::new(["0"]);
+    let names = (1u32..).map(|number| PartitionKey::new([number.to_string()]));
+    let together = names.filter(|&key| low(key) == low(first)).take(2);
+    let keys: Vec<_> = [first].into_iter().chain(together).collect();
+    let takes = || keys.iter().map(|&key| Take::new(key, HOURLY, 1));
+    // Whoever takes from two nodes finds out that it is a cluster.
+    let elsewhere = [take("one", HOURLY, 1), take("other", HOURLY, 1), take("third", HOURLY, 1)];
+    assert!(ask(&store, elsewhere).await.unwrap().are_allowed());
+    assert!(ask(&store, takes()).await.unwrap().are_allowed());
+    cluster.nodes().iter().for_each(|node| drop(node.command(&["CONFIG", "RESETSTAT"])));
+    for left in (0..4).rev() {
+        let decisions = ask(&store, takes()).await.unwrap();
+        assert_eq!(in_short(&decisions), [(true, true, left); 3]);
+    }
+    let calls: Vec<_> = cluster.nodes().iter().map(|node| node.calls("evalsha")).collect();
+    assert_eq!((calls.iter().sum::<u64>(), calls.iter().max()), (4, Some(&4)), "RL-60: {calls:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

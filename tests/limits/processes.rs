@@ -17,10 +17,10 @@ use crate::support::send;
 const PROCESSES: u64 = 4;
 const TASKS: u64 = 8;
 const REQUESTS_EACH: u64 = 1250;
-const BURST: u64 = 200;
+const BURST: u32 = 200;
 
 /// A unit a millisecond.
-const QUOTA: Quota = Quota::per_second(1000).with_burst(BURST as u32);
+const QUOTA: Quota = Quota::per_second(1000).with_burst(BURST);
 const INTERVAL_MICROS: u64 = 1000;
 
 const URL: &str = "TOWER_GATE_TEST_REDIS";
@@ -104,14 +104,14 @@ fn admissions(redis: &Redis, happens: impl FnOnce()) -> Vec<Admission> {
 /// forgets gives the burst again.
 fn assert_within(admissions: &[Admission], bursts: u64) {
     let total = admissions.len() as u64;
-    assert!(total > BURST + 200, "only {total} were admitted: too few to say anything");
+    assert!(total > u64::from(BURST) + 200, "only {total} were admitted: too few to say anything");
     for first in admissions {
         let mut within = 0;
         // Windows from the moment in which one was sent to that in which one was answered.
         for last in admissions.iter().filter(|one| one.sent >= first.sent) {
             within += 1;
             let window = last.answered - first.sent;
-            let most = bursts * BURST + window / INTERVAL_MICROS;
+            let most = bursts * u64::from(BURST) + window / INTERVAL_MICROS;
             assert!(within <= most, "RL-42, attack 41: {within} in {window} µs, at most {most}");
         }
     }

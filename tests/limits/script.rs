@@ -100,9 +100,9 @@ fn random_traces_with_corrections_leave_what_the_definition_leaves() {
             };
             let reply = keys.run(corrects.into(), &units, now);
             prop_assert_eq!(reply, (passes, owed), "RL-40, RL-66");
-            for key in 0..3 {
+            for (key, &tat) in tats.iter().enumerate() {
                 let kept = keys.tat(key).filter(|&tat| tat > now);
-                let expected = Some(tats[key] / 1000).filter(|&tat| tat > now);
+                let expected = Some(tat / 1000).filter(|&tat| tat > now);
                 prop_assert_eq!(kept, expected, "RL-63: to the microsecond");
             }
         }

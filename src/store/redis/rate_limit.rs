@@ -37,13 +37,14 @@ use crate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 /// microseconds: an interval is rounded up to one. Whoever is limited and comes again is answered
 /// without a round trip until the units may be back, and for a second at most.
 ///
-/// On a **cluster**, the keys of a request may lie on several nodes. Those of one node are decided
-/// together; the nodes are asked one after the other, in the order of the request's quotas, and
-/// when one refuses, what those before it took is given back right after. So the units of
-/// each key are exact, a global quota is one counter for all callers, on one node, and nothing is
-/// ever allowed that a quota forbids. What is not atomic is the refusal: until its units are back,
-/// others may find a few units fewer than there are. Put the narrow quotas first, so that a caller
-/// who is limited does not touch what all share.
+/// On a **cluster**, all quotas of one partition, such as those of a caller for a minute and for a
+/// day, lie on one node and are decided together; callers are shared out over the nodes. A request
+/// that also takes from another partition, such as everybody's, asks the nodes one after the other,
+/// in the order of its quotas, and when one refuses, what those before it took is given back right
+/// after. So the units of each key are exact, a global quota is one counter for all callers, on one
+/// node, and nothing is ever allowed that a quota forbids. What is not atomic is such a refusal:
+/// until its units are back, others may find a few fewer than there are. Put the narrow quotas
+/// first, so that a caller who is limited does not touch what all share.
 ///
 /// # When the server is gone
 ///

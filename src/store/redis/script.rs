@@ -138,7 +138,7 @@ impl Change {
         format!("{prefix}:1:{{{:04x}}}:{:032x}", self.home(), self.key.to_u128())
     }
 
-    /// Keys of one home lie on one node of a cluster.
+    /// Keys of one home lie on one node of a cluster: all those of a caller.
     fn home(&self) -> u16 {
         let [.., high, low] = self.key.to_u128().to_be_bytes();
         u16::from_be_bytes([high, low])

@@ -8,43 +8,45 @@
 -- Answers whether the units were taken, and for each key how long what it owed before takes to come
 -- back.
 local corrects = ARGV[1] == '1'
+local call = redis.call
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
 local function keep(key, tat)
     if tat > now then
         -- A key owes nothing from its TAT on, and is forgotten then. `tostring` would round the number.
-        redis.call('SET', key, string.format('%.0f', tat), 'PX', math.ceil((tat - now) / 1000))
+        call('SET', key, string.format('%.0f', tat), 'PX', math.ceil((tat - now) / 1000))
     else
-        redis.call('DEL', key)
+        call('DEL', key)
     end
 end
 
 local reply, tats = {1}, {}
-for i, key in ipairs(KEYS) do
+for i = 1, #KEYS do
     local tolerance, units = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
-    local tat = tonumber(redis.call('GET', key) or 0)
-    if tat > now + 2 * tolerance then
+    local tat = tonumber(call('GET', KEYS[i]) or 0)
+    if tat < now then
+        tat = now
+    elseif tat > now + 2 * tolerance then
         -- The clock went back, which must not lock a key for longer than a burst takes, also when it
         -- is asked for in the meantime.
         tat = now + tolerance
-        keep(key, tat)
+        keep(KEYS[i], tat)
     end
-    tat = math.max(tat, now)
     reply[i + 1] = tat - now
     tats[i] = tat + units
     if corrects then
-        keep(key, math.min(tats[i], now + 2 * tolerance))
+        keep(KEYS[i], math.min(tats[i], now + 2 * tolerance))
     elseif tats[i] > now + tolerance then
         reply[1] = 0
     end
 end
 
 if reply[1] == 1 and not corrects then
-    for i, key in ipairs(KEYS) do
+    for i = 1, #KEYS do
         -- Whoever only looks writes nothing.
-        if tonumber(ARGV[2 * i + 1]) > 0 then
-            keep(key, tats[i])
+        if tats[i] - now > reply[i + 1] then
+            keep(KEYS[i], tats[i])
         end
     end
 end
