@@ -37,6 +37,7 @@ const MAX_METHOD: usize = 32;
 /// | `status`, `grpc_status` | the answer |
 /// | `required_scopes` | the scopes that a refused request needed |
 /// | `policy`, `remaining` | the rate limit that was asked last, and what it left |
+/// | `would_limit` | the policies in shadow that would have refused it; absent where none would |
 /// | `latency_ms` | until the response's head was ready |
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -74,10 +75,13 @@ pub struct AuditEvent {
     /// The scopes that a refused request needed.
     #[serde(serialize_with = "scopes")]
     pub required_scopes: Vec<Scope>,
-    /// The rate limit policy that was asked last.
+    /// The rate limit policy that was asked last: of several, the strictest.
     pub policy: Option<Arc<str>>,
     /// What that policy had left.
     pub remaining: Option<u32>,
+    /// The policies [in shadow](crate::rate_limit::Policy::in_shadow) that would have refused it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub would_limit: Vec<Arc<str>>,
     /// How long the response's head took.
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     pub latency: Duration,
@@ -128,6 +132,7 @@ pub(crate) struct Findings {
     pub(crate) principal: Option<Principal>,
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) remaining: Option<u32>,
+    pub(crate) would_limit: Vec<Arc<str>>,
 }
 
 impl AuditSlot {
@@ -172,6 +177,11 @@ impl AuditSlot {
         let mut findings = self.findings();
         findings.policy = Some(policy);
         findings.remaining = Some(remaining);
+    }
+
+    /// Names a policy in shadow that would have refused the request.
+    pub(crate) fn would_limit(&self, policy: Arc<str>) {
+        self.findings().would_limit.push(policy);
     }
 
     pub(crate) fn span(&self) -> &RequestSpan {

@@ -33,6 +33,10 @@ pub(crate) fn not_verified(_: &dyn Error) {}
 
 pub(crate) fn unavailable(_: &dyn Error) {}
 
+pub(crate) fn would_limit(_: &str) {}
+
+pub(crate) fn never_passes(_: &str, _: u32, _: u32) {}
+
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(_: usize) {}
 

@@ -91,6 +91,7 @@ impl Pending {
             required_scopes: Vec::new(),
             policy: None,
             remaining: None,
+            would_limit: Vec::new(),
             latency: Duration::ZERO,
         };
         let started = config.clock.monotonic();
@@ -129,6 +130,7 @@ impl Pending {
         event.principal = findings.principal;
         event.policy = findings.policy;
         event.remaining = findings.remaining;
+        event.would_limit = findings.would_limit;
         event.latency = self.config.clock.monotonic().saturating_sub(self.started);
         // Inside, so that a sink that logs does so in the context of the request. A panic of the
         // sink must not take the answer along, nor the process where a handler's panic unwinds.

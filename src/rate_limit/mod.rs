@@ -50,11 +50,18 @@
 //! counted by address. A request without an address is refused with 500 and not counted in a
 //! bucket that all of them share. A store that cannot answer refuses with 503.
 
+mod config;
+mod cost;
 mod future;
 mod headers;
 mod layer;
+mod policy;
+mod question;
 mod service;
 
+pub use self::cost::Cost;
 pub use self::future::RateLimitFuture;
+pub use self::headers::{HeaderStyle, Reset};
 pub use self::layer::RateLimitLayer;
+pub use self::policy::{LiveQuota, Policy};
 pub use self::service::RateLimit;

@@ -89,7 +89,7 @@ pub struct Rejection {
     message: Option<&'static str>,
     retry_after: Option<Duration>,
     lack: Option<Unmet>,
-    policy: Option<Arc<str>>,
+    policies: Vec<Arc<str>>,
 }
 
 /// The kinds of refusal; the [module](self) shows what the client sees of each.
@@ -127,7 +127,7 @@ impl Rejection {
     #[must_use]
     pub fn new(kind: RejectionKind) -> Self {
         let reason = status::error(kind);
-        Self { kind, reason, message: None, retry_after: None, lack: None, policy: None }
+        Self { kind, reason, message: None, retry_after: None, lack: None, policies: Vec::new() }
     }
 
     /// A refusal of a token that lacks the scopes of this requirement, which the challenge names.
@@ -190,10 +190,9 @@ impl Rejection {
         }
     }
 
-    /// The name of the policy that ran out, where the request was limited.
-    #[must_use]
-    pub fn policy(&self) -> Option<&str> {
-        self.policy.as_deref()
+    /// The names of the policies that ran out, where the request was limited.
+    pub fn policies(&self) -> impl Iterator<Item = &str> {
+        self.policies.iter().map(AsRef::as_ref)
     }
 
     /// A layer relies on another that has not seen the request; the message names it.
@@ -201,8 +200,8 @@ impl Rejection {
         Self { message: Some(message), ..Self::new(RejectionKind::LayerMissing) }
     }
 
-    pub(crate) fn limited(policy: Arc<str>, retry_after: Option<Duration>) -> Self {
-        Self { policy: Some(policy), retry_after, ..Self::new(RejectionKind::RateLimited) }
+    pub(crate) fn limited(policies: Vec<Arc<str>>, retry_after: Option<Duration>) -> Self {
+        Self { policies, retry_after, ..Self::new(RejectionKind::RateLimited) }
     }
 
     pub(crate) fn unmet(lack: Unmet) -> Self {

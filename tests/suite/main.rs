@@ -10,6 +10,7 @@ mod grpc;
 mod leaks;
 mod limits;
 mod mended;
+mod policies;
 mod recording;
 mod refusals;
 mod scopes;
