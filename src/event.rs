@@ -39,6 +39,7 @@ const MAX_METHOD: usize = 32;
 /// | `required_scopes` | the scopes that a refused request needed |
 /// | `policy`, `remaining` | the limit that was asked last, and what it left |
 /// | `fallback` | `true` where it was [decided in place of a store that could not](Self::fallback), and absent otherwise |
+/// | `would_limit` | the policies in shadow that would have refused it; absent where none would |
 /// | `latency_ms` | until the response's head was ready |
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -79,7 +80,8 @@ pub struct AuditEvent {
     /// The scopes that a refused request needed.
     #[serde(serialize_with = "scopes")]
     pub required_scopes: Vec<Scope>,
-    /// The policy of the limit that was asked last: of requests, of what runs at once, or of failures.
+    /// The policy of the limit that was asked last, of several the strictest: of requests, of what runs
+    /// at once, or of failures.
     pub policy: Option<Arc<str>>,
     /// What that policy had left.
     pub remaining: Option<u32>,
@@ -87,6 +89,9 @@ pub struct AuditEvent {
     /// a store that could not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fallback: bool,
+    /// The policies [in shadow](crate::rate_limit::Policy::in_shadow) that would have refused it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub would_limit: Vec<Arc<str>>,
     /// How long the response's head took.
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     pub latency: Duration,
@@ -138,6 +143,7 @@ pub(crate) struct Findings {
     pub(crate) policy: Option<Arc<str>>,
     pub(crate) remaining: Option<u32>,
     pub(crate) fallback: bool,
+    pub(crate) would_limit: Vec<Arc<str>>,
 }
 
 impl AuditSlot {
@@ -187,6 +193,11 @@ impl AuditSlot {
     /// Says that a limit was decided on in place of a store that could not.
     pub(crate) fn fell_back(&self) {
         self.findings().fallback = true;
+    }
+
+    /// Names a policy in shadow that would have refused the request.
+    pub(crate) fn would_limit(&self, policy: Arc<str>) {
+        self.findings().would_limit.push(policy);
     }
 
     pub(crate) fn span(&self) -> &RequestSpan {

@@ -161,10 +161,11 @@ impl Partition {
         mut hasher: PartitionHasher,
         caller: &Caller<'_>,
     ) -> Result<PartitionKey, UnknownCaller> {
+        let mut is_anonymous = false;
         for part in &self.parts {
-            part.write(&mut hasher, caller, self.prefixes)?;
+            is_anonymous |= part.write(&mut hasher, caller, self.prefixes)?;
         }
-        Ok(hasher.finish())
+        Ok(hasher.finish().marked(is_anonymous))
     }
 }
 
@@ -215,25 +216,26 @@ impl Part {
         }
     }
 
+    /// Answers whether anybody can have as many of what it writes as they like.
     fn write(
         &self,
         hasher: &mut PartitionHasher,
         caller: &Caller<'_>,
         prefixes: Prefixes,
-    ) -> Result<(), UnknownCaller> {
+    ) -> Result<bool, UnknownCaller> {
         let principal = match self {
             Self::Address => return write_address(hasher, caller, prefixes),
             Self::Extension(find) => {
                 let value = find(caller.extensions).ok_or(UnknownCaller::Value)?;
                 hasher.write_value(self.name(), &value);
-                return Ok(());
+                return Ok(caller.principal().is_none());
             }
             Self::Route(find) => {
                 match find(caller.extensions) {
                     Some(route) => hasher.write_value(self.name(), &route),
                     None => hasher.write(b"no route"),
                 }
-                return Ok(());
+                return Ok(false);
             }
             Self::Client | Self::Principal | Self::Tenant(_) | Self::Token => {
                 let authenticated = caller.authenticated.ok_or(UnknownCaller::Principal)?;
@@ -249,7 +251,7 @@ impl Part {
             Self::Tenant(find) => {
                 if let Some(value) = find(principal) {
                     hasher.write_value(self.name(), &value);
-                    return Ok(());
+                    return Ok(false);
                 }
                 None
             }
@@ -259,7 +261,7 @@ impl Part {
             Some(text) => hasher.write_all([self.name(), principal.issuer(), text]),
             None => hasher.write_all(["principal", principal.issuer(), principal.subject()]),
         }
-        Ok(())
+        Ok(false)
     }
 }
 
@@ -297,14 +299,14 @@ fn write_address(
     hasher: &mut PartitionHasher,
     caller: &Caller<'_>,
     prefixes: Prefixes,
-) -> Result<(), UnknownCaller> {
+) -> Result<bool, UnknownCaller> {
     let found = caller.client_ip.find(caller.headers, caller.extensions);
     // The family is a part, so that no four bytes of one are taken for those of the other.
     match prefixes.network(found.ok_or(UnknownCaller::Address)?.client) {
         IpAddr::V4(v4) => hasher.write_all([&b"v4"[..], &v4.octets()]),
         IpAddr::V6(v6) => hasher.write_all([&b"v6"[..], &v6.octets()]),
     }
-    Ok(())
+    Ok(true)
 }
 
 impl Prefixes {
@@ -353,11 +355,27 @@ impl PartitionKey {
         u128::from(self.0[0]) << 64 | u128::from(self.0[1])
     }
 
+    /// Whether anybody can have as many such keys as they like, because addresses or values that
+    /// come without a token are in them. A store with a bound keeps them apart, so that a flood of
+    /// them displaces no verified caller.
+    #[must_use]
+    pub fn is_anonymous(self) -> bool {
+        self.0[1] & ANONYMOUS != 0
+    }
+
     /// Bits to choose a shard by, which are not those that a map hashes by.
     pub(crate) fn shard_bits(self) -> u8 {
         self.0[1].to_le_bytes()[0]
     }
+
+    /// One bit of the hash says so, and 127 are left of it.
+    fn marked(self, is_anonymous: bool) -> Self {
+        let [one, other] = self.0;
+        Self([one, if is_anonymous { other | ANONYMOUS } else { other & !ANONYMOUS }])
+    }
 }
+
+const ANONYMOUS: u64 = 1 << 63;
 
 /// One half is hash enough for a map.
 impl Hash for PartitionKey {
@@ -421,7 +439,7 @@ impl PartitionHasher {
 
     fn finish(self) -> PartitionKey {
         let hash = self.hasher.finish128();
-        PartitionKey([hash.h1 ^ self.salt[0], hash.h2 ^ self.salt[1]])
+        PartitionKey([hash.h1 ^ self.salt[0], hash.h2 ^ self.salt[1]]).marked(false)
     }
 }
 
@@ -472,7 +490,7 @@ mod tests {
         let key = |secret: &[u8; 16]| PartitionHasher::new(secret).key(["a", "b"]);
         assert_eq!(
             key(b"0123456789abcdef").to_u128(),
-            270_061_198_547_494_134_083_740_139_581_912_105_932,
+            270_061_198_547_494_134_074_516_767_545_057_330_124,
             "stores keep these keys"
         );
         assert_ne!(key(b"0123456789abcdef"), key(b"0123456789abcdeg"), "the last byte counts");

@@ -212,6 +212,11 @@ impl Quota {
         now.saturating_add(2 * self.tolerance())
     }
 
+    /// This quota, but for no more at once and no faster than the other.
+    pub(crate) fn at_most(&self, other: &Self) -> Self {
+        Self { interval: self.interval.max(other.interval), burst: self.burst.min(other.burst) }
+    }
+
     const fn tolerance(&self) -> u64 {
         self.interval * self.burst as u64
     }

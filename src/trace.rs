@@ -89,6 +89,16 @@ pub(crate) fn store_is_back(fallbacks: u64) {
     warn!(fallbacks, "a rate limit store answers again");
 }
 
+/// A policy in shadow would have refused a request.
+pub(crate) fn would_limit(policy: &str) {
+    debug!(policy, "a limit in shadow would have refused the request");
+}
+
+/// A request costs more than its policy ever has.
+pub(crate) fn never_passes(policy: &str, cost: u32, burst: u32) {
+    warn!(policy, cost, burst, "a request costs more than the burst, and can never pass");
+}
+
 /// The claims of a good token are not what a handler asks for.
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(column: usize) {

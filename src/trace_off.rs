@@ -40,6 +40,10 @@ pub(crate) fn store_is_out(_: &dyn Error) {}
 
 pub(crate) fn store_is_back(_: u64) {}
 
+pub(crate) fn would_limit(_: &str) {}
+
+pub(crate) fn never_passes(_: &str, _: u32, _: u32) {}
+
 #[cfg(feature = "axum")]
 pub(crate) fn claims_misfit(_: usize) {}
 

@@ -93,6 +93,7 @@ impl Pending {
             policy: None,
             remaining: None,
             fallback: false,
+            would_limit: Vec::new(),
             latency: Duration::ZERO,
         };
         let started = config.clock.monotonic();
@@ -132,6 +133,7 @@ impl Pending {
         event.policy = findings.policy;
         event.remaining = findings.remaining;
         event.fallback = findings.fallback;
+        event.would_limit = findings.would_limit;
         event.latency = self.config.clock.monotonic().saturating_sub(self.started);
         // Inside, so that a sink that logs does so in the context of the request. A panic of the
         // sink must not take the answer along, nor the process where a handler's panic unwinds.
@@ -154,7 +156,7 @@ impl Drop for Pending {
 fn outcome_of(rejection: &Rejection) -> Outcome {
     match rejection.kind() {
         // A limit has decided.
-        RejectionKind::Unavailable if rejection.policy().is_some() => Outcome::Refused,
+        RejectionKind::Unavailable if rejection.policies().next().is_some() => Outcome::Refused,
         RejectionKind::Unavailable | RejectionKind::LayerMissing => Outcome::Error,
         _ => Outcome::Refused,
     }

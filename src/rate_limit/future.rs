@@ -8,10 +8,9 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::rate_limit::headers::Fields;
-use crate::rate_limit::layer::{Config, Limit};
+use crate::rate_limit::config::{Config, Passed};
+use crate::rate_limit::question::Asking;
 use crate::rejection::{AnswerFuture, ResponseBody};
-use crate::store::Taking;
 
 pin_project! {
     /// Response future for [`RateLimit`](crate::rate_limit::RateLimit).
@@ -21,14 +20,14 @@ pin_project! {
     {
         #[pin]
         state: State<S, ReqBody, S::Future>,
-        fields: Option<Fields>,
+        passed: Passed,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     enum State<S, ReqBody, F> {
-        Taking { answer: Taking, waiting: Option<Box<Waiting<S, ReqBody>>> },
+        Asking { answer: Asking, waiting: Option<Box<Waiting<S, ReqBody>>> },
         Answer { #[pin] answer: AnswerFuture<F> },
     }
 }
@@ -37,7 +36,6 @@ pin_project! {
 struct Waiting<S, ReqBody> {
     service: S,
     request: Request<ReqBody>,
-    limit: Arc<Limit>,
     config: Arc<Config>,
 }
 
@@ -45,23 +43,23 @@ impl<S, ReqBody> RateLimitFuture<S, ReqBody>
 where
     S: Service<Request<ReqBody>>,
 {
-    pub(super) fn service(future: S::Future, fields: Option<Fields>) -> Self {
-        Self { state: State::Answer { answer: AnswerFuture::service(future) }, fields }
+    pub(super) fn service(future: S::Future, passed: Passed) -> Self {
+        Self { state: State::Answer { answer: AnswerFuture::service(future) }, passed }
     }
 
     pub(super) fn refused(response: Box<Response<Bytes>>) -> Self {
-        Self { state: State::Answer { answer: AnswerFuture::refused(response) }, fields: None }
+        let answer = AnswerFuture::refused(response);
+        Self { state: State::Answer { answer }, passed: Passed::default() }
     }
 
-    pub(super) fn taking(
-        answer: Taking,
+    pub(super) fn asking(
+        answer: Asking,
         service: S,
         request: Request<ReqBody>,
-        limit: Arc<Limit>,
         config: Arc<Config>,
     ) -> Self {
-        let waiting = Some(Box::new(Waiting { service, request, limit, config }));
-        Self { state: State::Taking { answer, waiting }, fields: None }
+        let waiting = Some(Box::new(Waiting { service, request, config }));
+        Self { state: State::Asking { answer, waiting }, passed: Passed::default() }
     }
 }
 
@@ -78,19 +76,16 @@ where
             match this.state.as_mut().project() {
                 StateProj::Answer { answer } => {
                     let mut result = ready!(answer.poll(cx));
-                    // Onto refusals of layers further in as well (RL-4).
-                    if let (Ok(response), Some(fields)) = (&mut result, this.fields.take()) {
-                        fields.append_to(response.headers_mut());
-                    }
+                    this.passed.finish(&mut result);
                     return Poll::Ready(result);
                 }
-                StateProj::Taking { answer, waiting } => {
-                    let answer = ready!(answer.as_mut().poll(cx));
-                    let Waiting { mut service, request, limit, config } =
+                StateProj::Asking { answer, waiting } => {
+                    let (question, answers) = ready!(answer.as_mut().poll(cx));
+                    let Waiting { mut service, mut request, config } =
                         *waiting.take().expect("polled after completion");
-                    let answer = match config.settle(&limit, answer, &request) {
-                        Ok(fields) => {
-                            *this.fields = Some(fields);
+                    let answer = match config.conclude(&question, answers, &mut request) {
+                        Ok(passed) => {
+                            *this.passed = passed;
                             AnswerFuture::service(service.call(request))
                         }
                         Err(response) => AnswerFuture::refused(response),

@@ -51,11 +51,18 @@
 //! bucket that all of them share. A store that cannot answer refuses with 503;
 //! a [`FallbackStore`](crate::store::FallbackStore) lets each node limit by itself meanwhile.
 
+mod config;
+mod cost;
 mod future;
 mod headers;
 mod layer;
+mod policy;
+mod question;
 mod service;
 
+pub use self::cost::Cost;
 pub use self::future::RateLimitFuture;
+pub use self::headers::{HeaderStyle, Reset};
 pub use self::layer::RateLimitLayer;
+pub use self::policy::{LiveQuota, Policy};
 pub use self::service::RateLimit;

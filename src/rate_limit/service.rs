@@ -7,14 +7,9 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::event::AuditSlot;
-use crate::quota::{Decision, Decisions};
 use crate::rate_limit::RateLimitFuture;
-use crate::rate_limit::headers::Fields;
-use crate::rate_limit::layer::{Config, Limit};
-use crate::rejection::{Rejection, ResponseBody};
-use crate::store::{StoreError, TakeRequest};
-use crate::trace;
+use crate::rate_limit::config::{Config, Passed};
+use crate::rejection::ResponseBody;
 
 /// Middleware that limits how often each caller comes; see the [module](crate::rate_limit).
 #[derive(Clone)]
@@ -43,65 +38,28 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        let bucket = match config.bucket(&request) {
-            Ok(Some(bucket)) => bucket,
-            Ok(None) => return RateLimitFuture::service(self.inner.call(request), None),
+        let mut question = match config.question(&request) {
+            Ok(Some(question)) => question,
+            Ok(None) => {
+                return RateLimitFuture::service(self.inner.call(request), Passed::default());
+            }
             Err(rejection) => {
                 return RateLimitFuture::refused(config.refuse(rejection, &request));
             }
         };
-        let now = config.clock.monotonic();
-        let question = TakeRequest::new(bucket.key, bucket.limit.quota, 1, now);
-        if let Some(answer) = config.store.try_take(&question) {
-            return match config.settle(bucket.limit, answer, &request) {
-                Ok(fields) => RateLimitFuture::service(self.inner.call(request), Some(fields)),
+        if let Some(answers) = question.try_ask(&*config.store) {
+            return match config.conclude(&question, answers, &mut request) {
+                Ok(passed) => RateLimitFuture::service(self.inner.call(request), passed),
                 Err(response) => RateLimitFuture::refused(response),
             };
         }
-        let answer = config.store.clone().take(question);
+        let asking = question.ask(config.store.clone());
         // The service that is ready waits for the answer; the clone is not.
         let next = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, next);
-        RateLimitFuture::taking(answer, ready, request, bucket.limit.clone(), config.clone())
-    }
-}
-
-impl Config {
-    /// Turns the store's answer into the fields of the response, or into a refusal that has them.
-    pub(super) fn settle<B>(
-        &self,
-        limit: &Limit,
-        answer: Result<Decisions, StoreError>,
-        request: &Request<B>,
-    ) -> Result<Fields, Box<Response<Bytes>>> {
-        let one = |decisions: Decisions| {
-            if let Some(slot) = AuditSlot::of(request.extensions())
-                && decisions.are_fallback()
-            {
-                slot.fell_back();
-            }
-            decisions.first().copied().ok_or_else(|| StoreError::new("it decided on nothing"))
-        };
-        let decision = answer.and_then(one).map_err(|error| {
-            trace::unavailable(&error);
-            self.refuse(error.into(), request)
-        })?;
-        let usage = decision.usage();
-        if let Some(slot) = AuditSlot::of(request.extensions()) {
-            slot.limited(limit.name.clone(), usage.remaining);
-        }
-        let fields = limit.policy.fields(usage);
-        match decision {
-            Decision::Allowed(_) => Ok(fields),
-            Decision::Limited { retry_after, .. } => {
-                let rejection = Rejection::limited(limit.name.clone(), retry_after);
-                let mut response = self.refuse(rejection, request);
-                fields.append_to(response.headers_mut());
-                Err(response)
-            }
-        }
+        RateLimitFuture::asking(asking, ready, request, config.clone())
     }
 }
 

@@ -106,7 +106,7 @@ pub struct Rejection {
     message: Option<&'static str>,
     retry_after: Option<Duration>,
     lack: Option<Unmet>,
-    policy: Option<Arc<str>>,
+    policies: Vec<Arc<str>>,
 }
 
 /// The kinds of refusal; the [module](self) shows what the client sees of each.
@@ -144,7 +144,7 @@ impl Rejection {
     #[must_use]
     pub fn new(kind: RejectionKind) -> Self {
         let reason = status::error(kind);
-        Self { kind, reason, message: None, retry_after: None, lack: None, policy: None }
+        Self { kind, reason, message: None, retry_after: None, lack: None, policies: Vec::new() }
     }
 
     /// A refusal of a token that lacks the scopes of this requirement, which the challenge names.
@@ -207,10 +207,9 @@ impl Rejection {
         }
     }
 
-    /// The name of the policy that ran out, where the request was limited.
-    #[must_use]
-    pub fn policy(&self) -> Option<&str> {
-        self.policy.as_deref()
+    /// The names of the policies that ran out, where the request was limited.
+    pub fn policies(&self) -> impl Iterator<Item = &str> {
+        self.policies.iter().map(AsRef::as_ref)
     }
 
     /// A layer relies on another that has not seen the request; the message names it.
@@ -218,21 +217,21 @@ impl Rejection {
         Self { message: Some(message), ..Self::new(RejectionKind::LayerMissing) }
     }
 
-    pub(crate) fn limited(policy: Arc<str>, retry_after: Option<Duration>) -> Self {
-        Self { policy: Some(policy), retry_after, ..Self::new(RejectionKind::RateLimited) }
+    pub(crate) fn limited(policies: Vec<Arc<str>>, retry_after: Option<Duration>) -> Self {
+        Self { policies, retry_after, ..Self::new(RejectionKind::RateLimited) }
     }
 
     /// An address has failed too often.
     pub(crate) fn banned(policy: Arc<str>, wait: Duration) -> Self {
         let message = "too many bad tokens from this address; wait as long as the answer says";
-        let rejection = Self::limited(policy, Some(wait)).with_reason(BANNED);
+        let rejection = Self::limited(vec![policy], Some(wait)).with_reason(BANNED);
         Self { message: Some(message), ..rejection }
     }
 
     /// A caller has as many requests running as it may.
     pub(crate) fn too_many_at_once(policy: Arc<str>) -> Self {
         let message = "too many requests at once; wait for the answer to another one";
-        let rejection = Self::limited(policy, Some(SHORTLY)).with_reason("too_many_at_once");
+        let rejection = Self::limited(vec![policy], Some(SHORTLY)).with_reason("too_many_at_once");
         Self { message: Some(message), ..rejection }
     }
 
@@ -241,7 +240,7 @@ impl Rejection {
         let message = "the service has as many requests as it can serve; try again shortly";
         let rejection = Self::new(RejectionKind::Unavailable).with_reason("at_capacity");
         let rejection = rejection.with_retry_after(SHORTLY);
-        Self { message: Some(message), policy: Some(policy), ..rejection }
+        Self { message: Some(message), policies: vec![policy], ..rejection }
     }
 
     /// Whether the token may have been a guess: it was not good, and not known to be authentic.

@@ -36,8 +36,8 @@ struct Problem<'a> {
     /// Seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after: Option<u64>,
-    #[serde(rename = "violated-policies", skip_serializing_if = "Option::is_none")]
-    violated_policies: Option<[&'a str; 1]>,
+    #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
+    violated_policies: Vec<&'a str>,
 }
 
 pub(super) fn respond(rejection: &Rejection) -> Response<Bytes> {
@@ -45,7 +45,7 @@ pub(super) fn respond(rejection: &Rejection) -> Response<Bytes> {
     let (r#type, title) = match rejection.kind() {
         RejectionKind::RateLimited if rejection.reason() == BANNED => ABNORMAL_USAGE,
         RejectionKind::RateLimited => QUOTA_EXCEEDED,
-        RejectionKind::Unavailable if rejection.policy().is_some() => REDUCED_CAPACITY,
+        RejectionKind::Unavailable if rejection.policies().next().is_some() => REDUCED_CAPACITY,
         // BEARER-61: without a type of its own, a problem has the status phrase for a title.
         _ => ("about:blank", status.canonical_reason().unwrap_or_default()),
     };
@@ -58,7 +58,7 @@ pub(super) fn respond(rejection: &Rejection) -> Response<Bytes> {
         status: status.as_u16(),
         scope: (!scopes.is_empty()).then(|| scopes.join(" ")),
         retry_after: rejection.retry_after_seconds(),
-        violated_policies: rejection.policy().map(|policy| [policy]),
+        violated_policies: rejection.policies().collect(),
     };
     // Strings and numbers always serialize.
     let body = serde_json::to_vec(&problem).unwrap_or_default();

@@ -312,6 +312,7 @@ pub(crate) type Taking = Pin<Box<dyn Future<Output = Result<Decisions, StoreErro
 pub(crate) trait ErasedStore: Send + Sync {
     fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>>;
     fn take(self: Arc<Self>, request: TakeRequest) -> Taking;
+    fn settle(&self, settlement: &Settlement);
 }
 
 impl<S: RateLimitStore> ErasedStore for S {
@@ -321,5 +322,9 @@ impl<S: RateLimitStore> ErasedStore for S {
 
     fn take(self: Arc<Self>, request: TakeRequest) -> Taking {
         Box::pin(async move { RateLimitStore::take(&*self, &request).await })
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        RateLimitStore::settle(self, settlement);
     }
 }

@@ -260,7 +260,7 @@ async fn an_application_says_what_counts_and_who_is_never_banned() {
     }
     let answer = send(&service, from(ATTACKER, anonymous())).await;
     assert_eq!(answer.body, "banned");
-    assert_eq!(answer.extensions.get::<Rejection>().unwrap().policy(), Some("nobody"));
+    assert_eq!(answer.extensions.get::<Rejection>().unwrap().policies().next(), Some("nobody"));
 }
 
 /// What a token endpoint does with a bad client secret.

@@ -14,6 +14,7 @@ mod grpc;
 mod leaks;
 mod limits;
 mod mended;
+mod policies;
 mod recording;
 mod refusals;
 mod scopes;

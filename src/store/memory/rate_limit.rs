@@ -14,7 +14,9 @@ use crate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 /// Rate limits in memory: exact on one node, within a fixed number of keys.
 ///
 /// Clones share their state. A key takes 24 bytes and what its hash table adds, 58 bytes at most;
-/// the default bound of a million keys is reached with under 64 MB. Nothing runs in the background:
+/// the default bound of a million keys is reached with under 64 MB. Keys that anybody can have as
+/// many of as they like, which are those of addresses, have a bound of their own, as large by
+/// default: however many addresses there are in a flood, verified callers' limits stay exact. Nothing runs in the background:
 /// a shard that is full first forgets the keys whose quota has come back whole, which equal keys
 /// never seen, and only then, counted by [`evicted`](Self::evicted), the eighth of its keys that is
 /// closest to that. One request in many pays for this, with time in proportion to one shard.
@@ -31,8 +33,10 @@ use crate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 pub struct MemoryStore(Arc<Shards>);
 
 struct Shards {
+    /// Those of verified callers, and then as many for anonymous ones.
     shards: Box<[Shard]>,
     max_keys_each: usize,
+    max_anonymous_keys_each: usize,
     evicted: AtomicU64,
 }
 
@@ -51,18 +55,30 @@ const SHARDS: usize = 256;
 const MANY: usize = 8;
 
 impl MemoryStore {
-    /// At most a million keys.
+    /// At most a million keys of verified callers, and a million of addresses.
     #[must_use]
     pub fn new() -> Self {
         Self::with_max_keys(1_000_000)
     }
 
-    /// At most this many keys, rounded up to a multiple of 256.
+    /// At most this many keys of verified callers, and as many of addresses, rounded up to a
+    /// multiple of 256.
     #[must_use]
     pub fn with_max_keys(max_keys: usize) -> Self {
-        let shards = (0..SHARDS).map(|_| Shard::default()).collect();
-        let max_keys_each = max_keys.div_ceil(SHARDS).max(1);
-        Self(Arc::new(Shards { shards, max_keys_each, evicted: AtomicU64::new(0) }))
+        Self::with_max_keys_apart(max_keys, max_keys)
+    }
+
+    /// At most so many keys of verified callers and so many of addresses, each rounded up to a
+    /// multiple of 256.
+    #[must_use]
+    pub fn with_max_keys_apart(max_keys: usize, max_anonymous_keys: usize) -> Self {
+        let each = |max_keys: usize| max_keys.div_ceil(SHARDS).max(1);
+        Self(Arc::new(Shards {
+            shards: (0..2 * SHARDS).map(|_| Shard::default()).collect(),
+            max_keys_each: each(max_keys),
+            max_anonymous_keys_each: each(max_anonymous_keys),
+            evicted: AtomicU64::new(0),
+        }))
     }
 
     /// How many keys there are now.
@@ -89,7 +105,7 @@ impl Shards {
     }
 
     fn take_one(&self, take: &Take, now: u64) -> Decision {
-        let mut tats = self.shards[usize::from(take.key.shard_bits())].lock();
+        let mut tats = self.shards[place(take.key)].lock();
         if let Some(tat) = tats.0.get_mut(&take.key) {
             let (decision, new_tat) = take.quota.decide(*tat, now, take.cost);
             *tat = new_tat;
@@ -101,22 +117,22 @@ impl Shards {
     }
 
     fn take_together(&self, takes: &[Take], now: u64) -> Decisions {
-        let mut shards: SmallVec<[u8; MANY]> =
-            takes.iter().map(|take| take.key.shard_bits()).collect();
+        let mut shards: SmallVec<[usize; MANY]> =
+            takes.iter().map(|take| place(take.key)).collect();
         // In one order everywhere, so that no two requests wait for each other.
         shards.sort_unstable();
         shards.dedup();
         let mut locked: SmallVec<[_; MANY]> =
-            shards.iter().map(|&shard| self.shards[usize::from(shard)].lock()).collect();
-        let place: SmallVec<[usize; MANY]> = takes
+            shards.iter().map(|&shard| self.shards[shard].lock()).collect();
+        let places: SmallVec<[usize; MANY]> = takes
             .iter()
-            .map(|take| shards.partition_point(|&shard| shard < take.key.shard_bits()))
+            .map(|take| shards.partition_point(|&shard| shard < place(take.key)))
             .collect();
-        let each = takes.iter().zip(&place);
+        let each = takes.iter().zip(&places);
         let mut tats: SmallVec<[u64; MANY]> =
             each.map(|(take, &at)| locked[at].0.get(&take.key).copied().unwrap_or(0)).collect();
         let decisions = Take::decide(takes, &mut tats, now);
-        for ((take, at), tat) in takes.iter().zip(place).zip(tats) {
+        for ((take, at), tat) in takes.iter().zip(places).zip(tats) {
             match locked[at].0.get_mut(&take.key) {
                 Some(kept) => *kept = tat,
                 None => self.insert(&mut locked[at], take.key, tat, now),
@@ -127,7 +143,7 @@ impl Shards {
 
     fn settle(&self, settlement: &Settlement) {
         let (key, now) = (settlement.key, nanos(settlement.now));
-        let mut tats = self.shards[usize::from(key.shard_bits())].lock();
+        let mut tats = self.shards[place(key)].lock();
         match tats.0.get_mut(&key) {
             Some(tat) => *tat = settlement.quota.settle(*tat, now, settlement.units),
             None => {
@@ -141,12 +157,19 @@ impl Shards {
         if tat <= now {
             return;
         }
-        if tats.0.len() >= self.max_keys_each {
-            let evicted = tats.make_room(self.max_keys_each, now);
+        let max_keys =
+            if key.is_anonymous() { self.max_anonymous_keys_each } else { self.max_keys_each };
+        if tats.0.len() >= max_keys {
+            let evicted = tats.make_room(max_keys, now);
             self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
         }
         tats.0.insert(key, tat);
     }
+}
+
+/// Which shard keeps a key.
+fn place(key: PartitionKey) -> usize {
+    usize::from(key.shard_bits()) + if key.is_anonymous() { SHARDS } else { 0 }
 }
 
 fn nanos(time: Duration) -> u64 {
@@ -204,6 +227,7 @@ impl fmt::Debug for MemoryStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MemoryStore")
             .field("max_keys", &(self.0.max_keys_each * SHARDS))
+            .field("max_anonymous_keys", &(self.0.max_anonymous_keys_each * SHARDS))
             .field("evicted", &self.evicted())
             .finish_non_exhaustive()
     }

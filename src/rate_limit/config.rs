@@ -1,0 +1,327 @@
+//! What all requests of a layer share, and what each is decided by.
+
+use std::collections::HashSet;
+use std::iter;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, Response};
+
+use crate::client_ip::ClientIp;
+use crate::clock::Clock;
+use crate::event::AuditSlot;
+use crate::partition::{Caller, Partition, PartitionHasher, UnknownCaller};
+use crate::principal::Principal;
+use crate::quota::{Decision, Decisions, Take};
+use crate::rate_limit::cost::{Cost, Taken};
+use crate::rate_limit::headers::{Fields, HeaderStyle, Shown, strictest};
+use crate::rate_limit::policy::{Afterwards, Policy};
+use crate::rate_limit::question::{Answers, Question};
+use crate::rejection::{RefusalStyle, Rejection, RequestHead};
+use crate::requirement::Requirement;
+use crate::store::{ErasedStore, StoreError, TakeRequest};
+use crate::trace;
+
+/// What every request's limit needs.
+#[derive(Clone)]
+pub(super) struct Config {
+    pub(super) store: Arc<dyn ErasedStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// `None` refuses in the style that the request carries.
+    pub(super) style: Option<Arc<RefusalStyle>>,
+    pub(super) headers: HeaderStyle,
+    pub(super) partition: Partition,
+    pub(super) hasher: PartitionHasher,
+    pub(super) client_ip: ClientIp,
+    pub(super) name: Arc<str>,
+    /// Policies of everybody, whatever the tier.
+    pub(super) common: Vec<Policy>,
+    pub(super) tiers: Vec<Tier>,
+    /// Callers without a token, where they are told from the rest.
+    pub(super) anonymous: Option<Tier>,
+    pub(super) rest: Tier,
+}
+
+/// Callers with one set of policies.
+#[derive(Clone)]
+pub(super) struct Tier {
+    pub(super) name: Arc<str>,
+    /// `None` takes everybody.
+    requirement: Option<Requirement>,
+    /// `None` is not limited.
+    pub(super) policies: Option<Vec<Policy>>,
+    limits: Arc<Limits>,
+}
+
+/// The policies of a tier and those of everybody, ready to be asked.
+pub(super) struct Limits {
+    enforced: Vec<Limit>,
+    shadows: Vec<Limit>,
+    shown: Shown,
+}
+
+struct Limit {
+    policy: Policy,
+    partition: Partition,
+    /// Has the names of layer, tier and policy behind it already.
+    hasher: PartitionHasher,
+}
+
+/// What a request that is let through leaves to be done.
+#[derive(Default)]
+pub(super) struct Passed {
+    pub(super) fields: Option<Fields>,
+    /// What is given back if the inner service fails.
+    pub(super) refunds: Option<Box<Refunds>>,
+}
+
+pub(super) struct Refunds {
+    taken: Vec<Taken>,
+    config: Arc<Config>,
+}
+
+impl Config {
+    /// Puts the policies of each tier and those of everybody together, after every change of them
+    /// and not for every request.
+    pub(super) fn prepare(&mut self) {
+        self.panic_if_a_name_is_taken();
+        let prepared: Vec<_> = self.all_tiers().map(|tier| self.limits_of(tier)).collect();
+        let tiers = self.tiers.iter_mut().chain(&mut self.anonymous).chain([&mut self.rest]);
+        for (tier, limits) in tiers.zip(prepared) {
+            tier.limits = Arc::new(limits);
+        }
+    }
+
+    /// What the request is decided by; `None` when it is not limited.
+    pub(super) fn question<B>(&self, request: &Request<B>) -> Result<Option<Question>, Rejection> {
+        let caller = Caller::of(request.headers(), request.extensions(), &self.client_ip);
+        let knows_tiers = !self.tiers.is_empty() || self.anonymous.is_some();
+        if caller.authenticated.is_none() && knows_tiers {
+            return Err(UnknownCaller::Principal.into());
+        }
+        let tier = self.tier(caller.principal());
+        let limits = &tier.limits;
+        if limits.enforced.is_empty() && limits.shadows.is_empty() {
+            return Ok(None);
+        }
+        let now = self.clock.monotonic();
+        let take = |limit: &Limit| limit.take(&caller, request);
+        let enforced = match &*limits.enforced {
+            [limit] => TakeRequest::together([take(limit)?], now),
+            limits => {
+                let takes: Vec<Take> = limits.iter().map(take).collect::<Result<_, _>>()?;
+                TakeRequest::together(takes, now)
+            }
+        };
+        let shadows = limits.shadows.iter().map(take).collect::<Result<Vec<_>, _>>()?;
+        let shadows = shadows.into_iter().map(|take| TakeRequest::together([take], now)).collect();
+        Ok(Some(Question::new(limits.clone(), enforced, shadows)))
+    }
+
+    /// Turns the store's answers into what is left to be done, or into a refusal.
+    pub(super) fn conclude<B>(
+        self: &Arc<Self>,
+        question: &Question,
+        answers: Answers,
+        request: &mut Request<B>,
+    ) -> Result<Passed, Box<Response<Bytes>>> {
+        let decisions = answers.enforced.map_err(|error| {
+            trace::unavailable(&error);
+            self.refuse(error.into(), request)
+        })?;
+        let takes = question.enforced.takes();
+        if let Some(slot) = AuditSlot::of(request.extensions()) {
+            question.limits.note(slot, takes, &decisions);
+            if decisions.are_fallback() {
+                slot.fell_back();
+            }
+        }
+        let fields = question.limits.shown.fields(takes, &decisions, || self.clock.now());
+        if !decisions.are_allowed() {
+            let rejection = question.limits.rejection(takes, &decisions);
+            let mut response = self.refuse(rejection, request);
+            if let Some(fields) = fields {
+                fields.add_to(&mut response);
+            }
+            return Err(response);
+        }
+        let shadows = question.limits.shadows(question, answers.shadows, request);
+        let enforced = question.limits.enforced.iter().zip(takes.iter().copied());
+        let taken = || enforced.clone().chain(shadows.iter().copied());
+        let settled = taken().filter(|(limit, _)| limit.policy.afterwards == Afterwards::Settle);
+        Cost::charge(request, settled.map(|(_, take)| Taken(take)), &self.store, &self.clock);
+        let refunded =
+            taken().filter(|(limit, _)| limit.policy.afterwards == Afterwards::RefundFailures);
+        let refunded: Vec<_> = refunded.map(|(_, take)| Taken(take)).collect();
+        let refunds = (!refunded.is_empty())
+            .then(|| Box::new(Refunds { taken: refunded, config: self.clone() }));
+        Ok(Passed { fields, refunds })
+    }
+
+    pub(super) fn refuse<B>(
+        &self,
+        rejection: Rejection,
+        request: &Request<B>,
+    ) -> Box<Response<Bytes>> {
+        match &self.style {
+            Some(style) => style.respond(rejection, request),
+            None => RefusalStyle::refuse(rejection, request),
+        }
+    }
+
+    fn tier(&self, principal: Option<&Principal>) -> &Tier {
+        let Some(principal) = principal else {
+            return self.anonymous.as_ref().unwrap_or(&self.rest);
+        };
+        let now = || self.clock.now();
+        self.tiers.iter().find(|tier| tier.takes(principal, &now)).unwrap_or(&self.rest)
+    }
+
+    fn all_tiers(&self) -> impl Iterator<Item = &Tier> {
+        self.tiers.iter().chain(&self.anonymous).chain([&self.rest])
+    }
+
+    fn limits_of(&self, tier: &Tier) -> Limits {
+        let own = tier.policies.iter().flatten().map(|policy| (&*tier.name, policy));
+        // No tier has an empty name, whose policies would share their units with these.
+        let common = self.common.iter().filter(|_| tier.policies.is_some());
+        let all = own.chain(common.map(|policy| ("", policy)));
+        let limits = all.map(|(tier, policy)| Limit {
+            policy: policy.clone(),
+            partition: policy.partition.as_ref().unwrap_or(&self.partition).clone(),
+            hasher: self.hasher.with([&*self.name, tier, &*policy.name]),
+        });
+        let (shadows, enforced): (Vec<_>, Vec<_>) =
+            limits.partition(|limit| limit.policy.is_shadow);
+        let shown = enforced.iter().map(|limit| (&*limit.policy.name, limit.policy.fixed_quota()));
+        let shown = Shown::new(self.headers, shown);
+        Limits { enforced, shadows, shown }
+    }
+
+    /// Two quotas of one name would take from one bucket, and clients could not tell them apart.
+    #[expect(clippy::panic, reason = "limits that get in each other's way must not start")]
+    fn panic_if_a_name_is_taken(&self) {
+        let mut tiers = HashSet::new();
+        for tier in iter::once(&self.rest).chain(&self.tiers).chain(&self.anonymous) {
+            let policies = tier.policies.iter().flatten().chain(&self.common);
+            let mut names = HashSet::new();
+            let mut policies = policies.map(|policy| &policy.name);
+            let taken = policies.find(|&name| !names.insert(name));
+            if let Some(name) = taken.or((!tiers.insert(&tier.name)).then_some(&tier.name)) {
+                panic!(
+                    "two quotas of one RateLimitLayer are called {name:?}: rename the tier, or call \
+                     with_name before it",
+                );
+            }
+        }
+    }
+}
+
+impl Tier {
+    pub(super) fn new(
+        name: &str,
+        requirement: Option<Requirement>,
+        policies: Option<Vec<Policy>>,
+    ) -> Self {
+        let shown = Shown::new(HeaderStyle::None, iter::empty());
+        let limits = Arc::new(Limits { enforced: Vec::new(), shadows: Vec::new(), shown });
+        Self { name: name.into(), requirement, policies, limits }
+    }
+
+    fn takes(&self, principal: &Principal, now: &dyn Fn() -> SystemTime) -> bool {
+        self.requirement.as_ref().is_none_or(|requirement| requirement.is_met(principal, now))
+    }
+}
+
+impl Limit {
+    fn take<B>(&self, caller: &Caller<'_>, request: &Request<B>) -> Result<Take, UnknownCaller> {
+        let key = self.partition.key(self.hasher.clone(), caller)?;
+        let quota = self.policy.quota_of(caller.principal());
+        let cost = self.policy.cost.as_ref().map_or(1, |cost| cost(&RequestHead::from(request)));
+        Ok(Take::new(key, quota, cost))
+    }
+}
+
+impl Limits {
+    /// Tells the audit trail of the policy that decides: the strictest of those that refuse, or of
+    /// all.
+    fn note(&self, slot: &AuditSlot, takes: &[Take], decisions: &Decisions) {
+        let pass = decisions.are_allowed();
+        if let Some(n) = strictest(takes, decisions, |decision| pass || is_limited(decision)) {
+            slot.limited(self.enforced[n].policy.name.clone(), decisions[n].usage().remaining);
+        }
+    }
+
+    /// A refusal for all that are violated: whoever waits for the longest passes (RL-5). One of
+    /// them that nothing can pass makes waiting useless (RL-22).
+    fn rejection(&self, takes: &[Take], decisions: &Decisions) -> Rejection {
+        let mut violated = Vec::new();
+        let mut longest = Some(Duration::ZERO);
+        for ((limit, take), decision) in self.enforced.iter().zip(takes).zip(&**decisions) {
+            let Decision::Limited { retry_after, .. } = decision else {
+                continue;
+            };
+            if retry_after.is_none() {
+                trace::never_passes(&limit.policy.name, take.cost, take.quota.burst());
+            }
+            violated.push(limit.policy.name.clone());
+            longest = longest.zip(*retry_after).map(|(one, other)| one.max(other));
+        }
+        Rejection::limited(violated, longest)
+    }
+
+    /// What the policies in shadow have taken. Those that would have refused are written down.
+    fn shadows<B>(
+        &self,
+        question: &Question,
+        answers: Vec<Result<Decisions, StoreError>>,
+        request: &Request<B>,
+    ) -> Vec<(&Limit, Take)> {
+        let mut taken = Vec::new();
+        let each = self.shadows.iter().zip(&question.shadows).zip(answers);
+        for ((limit, asked), answer) in each {
+            match answer {
+                Ok(decisions) if decisions.are_allowed() => {
+                    taken.extend(asked.takes().iter().map(|&take| (limit, take)));
+                }
+                Ok(_) => {
+                    trace::would_limit(&limit.policy.name);
+                    if let Some(slot) = AuditSlot::of(request.extensions()) {
+                        slot.would_limit(limit.policy.name.clone());
+                    }
+                }
+                Err(error) => trace::unavailable(&error),
+            }
+        }
+        taken
+    }
+}
+
+impl Passed {
+    /// Shows how the limits stand, also on refusals of layers further in (RL-4), and gives back what
+    /// a failure has not used.
+    pub(super) fn finish<B, E>(&mut self, answer: &mut Result<Response<B>, E>) {
+        let has_failed = |answer: &Response<B>| answer.status().is_server_error();
+        let refunds = self.refunds.take();
+        if let Some(refunds) = refunds.filter(|_| answer.as_ref().map_or(true, has_failed)) {
+            refunds.pay();
+        }
+        if let (Ok(response), Some(fields)) = (answer, self.fields.take()) {
+            fields.add_to(response);
+        }
+    }
+}
+
+impl Refunds {
+    /// Gives everything back.
+    pub(super) fn pay(&self) {
+        for taken in &self.taken {
+            taken.settle(0, &*self.config.store, &*self.config.clock);
+        }
+    }
+}
+
+fn is_limited(decision: &Decision) -> bool {
+    matches!(decision, Decision::Limited { .. })
+}

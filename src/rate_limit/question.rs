@@ -1,0 +1,92 @@
+//! Asking a store, at once where it can answer.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use crate::quota::Decisions;
+use crate::rate_limit::config::Limits;
+use crate::store::{ErasedStore, StoreError, TakeRequest};
+
+/// What is asked about a request: all policies that can refuse it together, and each one in shadow
+/// by itself once those have let it through.
+pub(super) struct Question {
+    pub(super) limits: Arc<Limits>,
+    pub(super) enforced: TakeRequest,
+    pub(super) shadows: Vec<TakeRequest>,
+    answered: Option<Answers>,
+}
+
+pub(super) struct Answers {
+    pub(super) enforced: Result<Decisions, StoreError>,
+    /// As many as there are policies in shadow, or fewer where the request is refused.
+    pub(super) shadows: Vec<Result<Decisions, StoreError>>,
+}
+
+/// The answers of a store that has to wait.
+pub(super) type Asking = Pin<Box<dyn Future<Output = (Question, Answers)> + Send>>;
+
+impl Question {
+    pub(super) fn new(
+        limits: Arc<Limits>,
+        enforced: TakeRequest,
+        shadows: Vec<TakeRequest>,
+    ) -> Self {
+        Self { limits, enforced, shadows, answered: None }
+    }
+
+    /// All answers, where none of them has to be waited for.
+    pub(super) fn try_ask(&mut self, store: &dyn ErasedStore) -> Option<Answers> {
+        let enforced = if self.enforced.takes().is_empty() {
+            // All policies are in shadow.
+            Ok(Decisions::from_iter([]))
+        } else {
+            complete(&self.enforced, store.try_take(&self.enforced)?)
+        };
+        let mut answers = Answers { enforced, shadows: Vec::new() };
+        while let Some(shadow) = self.open(&answers) {
+            let Some(answer) = store.try_take(shadow) else {
+                self.answered = Some(answers);
+                return None;
+            };
+            answers.shadows.push(complete(shadow, answer));
+        }
+        Some(answers)
+    }
+
+    /// All answers, after those that [`try_ask`](Self::try_ask) has got.
+    pub(super) fn ask(mut self, store: Arc<dyn ErasedStore>) -> Asking {
+        Box::pin(async move {
+            let mut answers = match self.answered.take() {
+                Some(answers) => answers,
+                None => {
+                    let answer = store.clone().take(self.enforced.clone()).await;
+                    let enforced = complete(&self.enforced, answer);
+                    Answers { enforced, shadows: Vec::new() }
+                }
+            };
+            while let Some(shadow) = self.open(&answers) {
+                let answer = store.clone().take(shadow.clone()).await;
+                answers.shadows.push(complete(shadow, answer));
+            }
+            (self, answers)
+        })
+    }
+
+    /// The next policy in shadow to ask, of a request that is let through.
+    fn open(&self, answers: &Answers) -> Option<&TakeRequest> {
+        let passes = answers.enforced.as_ref().is_ok_and(|decisions| decisions.are_allowed());
+        self.shadows.get(answers.shadows.len()).filter(|_| passes)
+    }
+}
+
+/// A store that leaves something undecided has not answered.
+fn complete(
+    asked: &TakeRequest,
+    answer: Result<Decisions, StoreError>,
+) -> Result<Decisions, StoreError> {
+    let decisions = answer?;
+    if decisions.len() == asked.takes().len() {
+        return Ok(decisions);
+    }
+    Err(StoreError::new("the store has not decided on everything that it was asked"))
+}
