@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
+use http::{HeaderName, HeaderValue, Response};
 use smallvec::SmallVec;
 
 use crate::quota::{Decision, INLINE, Quota, Take, Usage};
@@ -219,8 +219,9 @@ impl One {
             return;
         }
         response.extensions_mut().insert(self.standing);
-        let headers: &mut HeaderMap = response.headers_mut();
-        headers.extend(self.fields);
+        for (name, value) in self.fields {
+            response.headers_mut().insert(name, value);
+        }
     }
 }
 

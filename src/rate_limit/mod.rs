@@ -33,6 +33,34 @@
 //! # let _ = layer;
 //! ```
 //!
+//! Several quotas at once, of which a refused request takes nothing; one of them for all callers of
+//! a tenant, and one that is tried out in shadow:
+//!
+//! ```
+//! use tower_gate::rate_limit::{HeaderStyle, Policy, Reset};
+//! use tower_gate::store::memory::MemoryStore;
+//! use tower_gate::{Partition, Quota, RateLimitLayer};
+//!
+//! #[derive(Clone)]
+//! struct Tenant(u64);
+//!
+//! let tenant = Partition::tenant(|principal| Some(principal.get::<Tenant>()?.0.into()));
+//! let policies = [
+//!     Policy::new("burst", Quota::per_second(10)),
+//!     Policy::new("hour", Quota::per_hour(1000)).with_failures_refunded(),
+//!     Policy::new("tenant", Quota::per_minute(6000)).with_partition(tenant),
+//!     Policy::new("strict", Quota::per_minute(30)).in_shadow(),
+//! ];
+//! let layer = RateLimitLayer::of(MemoryStore::new(), policies)
+//!     .with_anonymous("anonymous", Quota::per_minute(10))
+//!     .with_headers(HeaderStyle::XRateLimit(Reset::Delta));
+//! # let _ = layer;
+//! ```
+//!
+//! A request costs one unit of each, or what [`with_cost`](Policy::with_cost) makes of its head; a
+//! handler that finds out more says so with [`Cost`]. Quotas may differ by principal
+//! ([`with_override`](Policy::with_override)) and change while the program runs ([`LiveQuota`]).
+//!
 //! # Order
 //!
 //! By principal, which is the default: inside [`AuthenticateLayer`](crate::AuthenticateLayer),
@@ -50,6 +78,10 @@
 //! counted by address. A request without an address is refused with 500 and not counted in a
 //! bucket that all of them share. A store that cannot answer refuses with 503;
 //! a [`FallbackStore`](crate::store::FallbackStore) lets each node limit by itself meanwhile.
+//!
+//! Whoever can make a handler fail is not limited by a policy that refunds failures, and whoever can
+//! make one cost more than was taken owes a burst at most: let a policy take what a request usually
+//! costs, and settle the rest.
 
 mod config;
 mod cost;
