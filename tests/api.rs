@@ -586,8 +586,8 @@ async fn two_apis_on_one_redis_share_their_limits_and_outlive_it() {
         let shown = answer.headers["ratelimit"].to_str().unwrap().to_owned();
         assert!(answer.status == 200 && shown.contains(&left), "{turn}: {shown}");
     }
-    for api in 0..2 {
-        let outcome = apis[api].outcome("GET", "/api/v1/me", token(api)).await;
+    for (number, api) in apis.iter().enumerate() {
+        let outcome = api.outcome("GET", "/api/v1/me", token(number)).await;
         assert_eq!(outcome, (429, "rate_limited".to_owned()));
     }
     redis.kill();
