@@ -59,6 +59,8 @@ pub(super) struct Limits {
     enforced: Vec<Limit>,
     shadows: Vec<Limit>,
     shown: Shown,
+    /// Whether a request that passes leaves more behind than fields.
+    have_more_to_do: bool,
 }
 
 struct Limit {
@@ -108,14 +110,20 @@ impl Config {
         let now = self.clock.monotonic();
         let take = |limit: &Limit| limit.take(&caller, request);
         let enforced = match &*limits.enforced {
-            [limit] => TakeRequest::together([take(limit)?], now),
+            [limit] => {
+                let Take { key, quota, cost, .. } = take(limit)?;
+                TakeRequest::new(key, quota, cost, now)
+            }
             limits => {
                 let takes: Vec<Take> = limits.iter().map(take).collect::<Result<_, _>>()?;
                 TakeRequest::together(takes, now)
             }
         };
-        let shadows = limits.shadows.iter().map(take).collect::<Result<Vec<_>, _>>()?;
-        let shadows = shadows.into_iter().map(|take| TakeRequest::together([take], now)).collect();
+        let mut shadows = Vec::new();
+        for limit in &limits.shadows {
+            let Take { key, quota, cost, .. } = take(limit)?;
+            shadows.push(TakeRequest::new(key, quota, cost, now));
+        }
         Ok(Some(Question::new(limits.clone(), enforced, shadows)))
     }
 
@@ -145,6 +153,9 @@ impl Config {
                 fields.add_to(&mut response);
             }
             return Err(response);
+        }
+        if !question.limits.have_more_to_do {
+            return Ok(Passed { fields, refunds: None });
         }
         let shadows = question.limits.shadows(question, answers.shadows, request);
         let enforced = question.limits.enforced.iter().zip(takes.iter().copied());
@@ -196,7 +207,9 @@ impl Config {
             limits.partition(|limit| limit.policy.is_shadow);
         let shown = enforced.iter().map(|limit| (&*limit.policy.name, limit.policy.fixed_quota()));
         let shown = Shown::new(self.headers, shown);
-        Limits { enforced, shadows, shown }
+        let is_final = |limit: &Limit| limit.policy.afterwards == Afterwards::Keep;
+        let have_more_to_do = !shadows.is_empty() || !enforced.iter().all(is_final);
+        Limits { enforced, shadows, shown, have_more_to_do }
     }
 
     /// Two quotas of one name would take from one bucket, and clients could not tell them apart.
@@ -225,8 +238,9 @@ impl Tier {
         policies: Option<Vec<Policy>>,
     ) -> Self {
         let shown = Shown::new(HeaderStyle::None, iter::empty());
-        let limits = Arc::new(Limits { enforced: Vec::new(), shadows: Vec::new(), shown });
-        Self { name: name.into(), requirement, policies, limits }
+        let (enforced, shadows) = (Vec::new(), Vec::new());
+        let limits = Limits { enforced, shadows, shown, have_more_to_do: false };
+        Self { name: name.into(), requirement, policies, limits: Arc::new(limits) }
     }
 
     fn takes(&self, principal: &Principal, now: &dyn Fn() -> SystemTime) -> bool {
