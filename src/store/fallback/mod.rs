@@ -43,7 +43,7 @@ use crate::trace;
 /// its time, but for one at a time that asks whether it is back: within a tenth of a second of the
 /// last, and then in pauses that double up to two seconds. The first answer ends the outage.
 ///
-/// The store must give up by itself, as [`RedisStore`](crate::store::redis::RedisStore) does. Both
+/// The store must give up by itself, as `RedisStore` does. Both
 /// changes of state are logged, and audit events say which decisions were not the first store's:
 /// [`AuditEvent::fallback`](crate::AuditEvent::fallback).
 pub struct FallbackStore<S, F> {
