@@ -39,6 +39,7 @@ pub(crate) struct RegisteredClaims<'a> {
     /// `cnf`: the token is worth nothing without a proof of possession (RFC 7800).
     pub(crate) sender_constrained: bool,
     /// `nonce`, `at_hash` or `c_hash`: only an ID token has them (OpenID Connect Core §2, §3.3.2).
+    /// Or `events`, which a logout token has (Back-Channel Logout §2.4).
     pub(crate) of_id_token: bool,
     /// How many of the claims in [`ClaimNames::fixed`] have the value that they must have.
     pub(crate) fixed: usize,
@@ -130,7 +131,7 @@ impl<'de> Members<'de> for Reader<'_, 'de> {
                 claims.sender_constrained = true;
                 return Ok(false);
             }
-            "nonce" | "at_hash" | "c_hash" => {
+            "nonce" | "at_hash" | "c_hash" | "events" => {
                 claims.of_id_token = true;
                 return Ok(false);
             }

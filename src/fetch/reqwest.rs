@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use http::uri::Scheme;
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder};
 
@@ -10,6 +11,9 @@ use crate::fetch::{Fetch, FetchError, FetchRequest};
 
 /// A fetcher over a `reqwest` client: rustls with the platform's certificates, no redirects, no
 /// cookies, two seconds to connect and five for everything.
+///
+/// It goes through the proxies that the environment names, but for plain http, which is for this
+/// machine alone: a proxy would read the secrets in it, and answer in the issuer's place.
 ///
 /// ```
 /// use tower_gate::fetch::ReqwestFetch;
@@ -21,7 +25,11 @@ use crate::fetch::{Fetch, FetchError, FetchRequest};
 /// # Ok::<(), tower_gate::fetch::FetchError>(())
 /// ```
 #[derive(Clone)]
-pub struct ReqwestFetch(Client);
+pub struct ReqwestFetch {
+    client: Client,
+    /// For addresses without TLS.
+    plain: Client,
+}
 
 impl ReqwestFetch {
     /// A client of its own.
@@ -30,25 +38,34 @@ impl ReqwestFetch {
     ///
     /// When the platform has no certificates to check issuers by.
     pub fn new() -> Result<Self, FetchError> {
-        let times = Client::builder().connect_timeout(Duration::from_secs(2));
-        Self::from_builder(times.timeout(Duration::from_secs(5)))
+        let bounded = || {
+            let builder = Client::builder().connect_timeout(Duration::from_secs(2));
+            builder.timeout(Duration::from_secs(5))
+        };
+        Ok(Self { plain: build(bounded().no_proxy())?, client: build(bounded())? })
     }
 
-    /// A client that the application has configured, with the times that it set. Redirects stay
-    /// forbidden.
+    /// A client that the application has configured, with the times and the proxies that it set,
+    /// also for plain http: where that is used, give it `no_proxy`. Redirects stay forbidden.
     ///
     /// # Errors
     ///
     /// When the client cannot be built.
     pub fn from_builder(client: ClientBuilder) -> Result<Self, FetchError> {
-        client.redirect(Policy::none()).build().map(Self).map_err(without_url)
+        build(client).map(|client| Self { plain: client.clone(), client })
     }
+}
+
+fn build(client: ClientBuilder) -> Result<Client, FetchError> {
+    client.redirect(Policy::none()).build().map_err(without_url)
 }
 
 impl Fetch for ReqwestFetch {
     async fn fetch(&self, request: FetchRequest) -> Result<Response<Bytes>, FetchError> {
         let (head, body) = request.request.into_parts();
-        let sent = self.0.request(head.method, head.uri.to_string()).headers(head.headers);
+        let is_plain = head.uri.scheme() == Some(&Scheme::HTTP);
+        let client = if is_plain { &self.plain } else { &self.client };
+        let sent = client.request(head.method, head.uri.to_string()).headers(head.headers);
         let mut answer = sent.body(body).send().await.map_err(without_url)?;
         let mut response = Response::new(BytesMut::new());
         *response.status_mut() = answer.status();

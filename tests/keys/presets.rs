@@ -86,6 +86,12 @@ async fn auth0() {
                 json!({ "aud": "aWebClient", "azp": null, "scope": null, "sid": "s" }),
                 "wrong_audience",
             ),
+            (
+                "an ID token for an application that has the API's name",
+                json!({ "azp": null, "scope": null, "gty": null, "permissions": null, "sid": "s" }),
+                "wrong_type",
+            ),
+            ("a logout token", json!({ "events": {}, "sid": "s" }), "wrong_type"),
             ("another API", json!({ "aud": "https://other.example" }), "wrong_audience"),
             ("another tenant", json!({ "iss": "https://evil.eu.auth0.com/" }), "wrong_issuer"),
             ("no slash", json!({ "iss": "https://tenant.eu.auth0.com" }), "wrong_issuer"),

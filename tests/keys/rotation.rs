@@ -11,6 +11,7 @@ use tower_gate::verifier::CachedVerifier;
 
 use crate::gate::{Gate, claims, verifier};
 use crate::issuer::{Issuer, JWKS, Reply};
+use crate::memory::{MemoryIssuer, NAME};
 use crate::signer::{Signer, jwks};
 
 #[tokio::test]
@@ -129,4 +130,43 @@ async fn no_good_token_is_refused_while_keys_rotate_under_load() {
     }
     let requests = requests.load(Ordering::Relaxed);
     assert!(requests > 9_000, "{requests} requests are no load");
+}
+
+/// A key that is replaced under its name, or has none, is not missing: only its signatures tell.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_replaced_under_its_name_is_seen_within_the_shortest_refresh() {
+    let (old, new) = (Signer::new("a"), Signer::new("a"));
+    let issuer = MemoryIssuer::new(&jwks(&[&old]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let [old, fresh] = [&old, &new].map(|signer| signer.token(&claims(NAME, "user-1")));
+    assert_eq!(gate.get(&old).await.text, "200 user-1");
+
+    issuer.publish(&jwks(&[&new]));
+    for _ in 0..1_000 {
+        assert_eq!(gate.get(&fresh).await.text, "401 bad_signature");
+    }
+    assert_eq!(issuer.fetches(), 1, "attack 18: bad signatures cause no fetch at once");
+    sleep(Duration::from_secs(61)).await;
+    assert_eq!(gate.get(&fresh).await.text, "200 user-1", "JWT-70");
+    assert_eq!(gate.get(&old).await.text, "401 bad_signature", "attack 23");
+    assert_eq!(issuer.fetches(), 2, "attack 18");
+}
+
+/// A key without a name could have signed it, and has not.
+#[tokio::test(start_paused = true)]
+async fn a_new_key_beside_one_without_a_name_is_fetched_at_once() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let mut unnamed = jwks(&[&old]);
+    unnamed["keys"][0].as_object_mut().unwrap().remove("kid");
+    let issuer = MemoryIssuer::new(&unnamed);
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let mut both = jwks(&[&old, &new]);
+    both["keys"][0].as_object_mut().unwrap().remove("kid");
+    issuer.publish(&both);
+    let token = new.token(&claims(NAME, "user-1"));
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-70");
 }

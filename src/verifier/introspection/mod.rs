@@ -175,8 +175,10 @@ impl TokenVerifier for IntrospectionVerifier {
         });
         match answer {
             Some(answer) => answer.await,
-            None => Err(VerifyError::unavailable("too many questions are on their way")
-                .with_retry_after(RETRY_AFTER_BURST)),
+            None => {
+                let error = VerifyError::unavailable("too many questions are on their way");
+                self.asking.outlast(request, error.with_retry_after(RETRY_AFTER_BURST))
+            }
         }
     }
 
@@ -206,6 +208,15 @@ impl Asking {
             self.refused.insert(TokenId::of(&request.token), &error, request.now);
             return Err(error);
         }
+        self.outlast(request, error)
+    }
+
+    /// An earlier answer in the place of one that cannot be had.
+    fn outlast(
+        &self,
+        request: &VerifyRequest,
+        error: VerifyError,
+    ) -> Result<Principal, VerifyError> {
         let stale = self
             .max_stale
             .and_then(|max_stale| self.cached.stale(&request.token, request.now, max_stale));

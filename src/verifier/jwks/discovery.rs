@@ -7,6 +7,7 @@ use http::header::{ACCEPT, CACHE_CONTROL};
 use http::{HeaderMap, Request};
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::fetch::{ErasedFetch, FetchError, FetchRequest, InvalidUrl, IssuerUrl};
 use crate::verifier::jwt::{InvalidKey, KeySet};
@@ -49,7 +50,7 @@ pub(super) enum LoadError {
 impl LoadError {
     /// Nothing was there, which says less than that something wrong was.
     fn is_absence(&self) -> bool {
-        matches!(self, Self::Fetch(_) | Self::Status { .. })
+        matches!(self, Self::Fetch(_) | Self::Status { .. } | Self::Timeout)
     }
 }
 
@@ -88,7 +89,11 @@ impl Location {
     }
 
     /// Where the document is, which discovery has to ask for.
-    pub(super) async fn document(&self, fetch: &dyn ErasedFetch) -> Result<IssuerUrl, LoadError> {
+    pub(super) async fn document(
+        &self,
+        fetch: &dyn ErasedFetch,
+        limit: Duration,
+    ) -> Result<IssuerUrl, LoadError> {
         let (issuer, urls) = match self {
             Self::Document(url) => return Ok(url.clone()),
             Self::Metadata { issuer, urls } => (issuer, urls),
@@ -96,7 +101,7 @@ impl Location {
         let mut telling = None;
         for url in urls {
             // Some hosts answer every path, with a page or with the metadata of another issuer.
-            match metadata(fetch, url, issuer).await {
+            match metadata(fetch, url, issuer, limit).await {
                 Ok(document) => return Ok(document),
                 Err(error) if telling.as_ref().is_none_or(LoadError::is_absence) => {
                     telling = Some(error);
@@ -119,8 +124,9 @@ async fn metadata(
     fetch: &dyn ErasedFetch,
     url: &IssuerUrl,
     issuer: &str,
+    limit: Duration,
 ) -> Result<IssuerUrl, LoadError> {
-    let (_, body) = get(fetch, url).await?;
+    let (_, body) = get(fetch, url, limit).await?;
     let metadata: Metadata =
         serde_json::from_slice(&body).map_err(|_| LoadError::Metadata(url.clone()))?;
     if metadata.issuer != issuer {
@@ -135,18 +141,31 @@ async fn metadata(
 }
 
 /// The keys at this address.
-pub(super) async fn load(fetch: &dyn ErasedFetch, url: &IssuerUrl) -> Result<Loaded, LoadError> {
-    let (headers, body) = get(fetch, url).await?;
+pub(super) async fn load(
+    fetch: &dyn ErasedFetch,
+    url: &IssuerUrl,
+    limit: Duration,
+) -> Result<Loaded, LoadError> {
+    let (headers, body) = get(fetch, url, limit).await?;
     let text = std::str::from_utf8(&body).map_err(|_| InvalidKey::NotASet)?;
     Ok(Loaded { keys: KeySet::from_jwks(text)?, max_age: max_age(&headers) })
 }
 
-async fn get(fetch: &dyn ErasedFetch, url: &IssuerUrl) -> Result<(HeaderMap, Bytes), LoadError> {
+/// Each address has its own time, so that one which never answers does not hide the next.
+async fn get(
+    fetch: &dyn ErasedFetch,
+    url: &IssuerUrl,
+    limit: Duration,
+) -> Result<(HeaderMap, Bytes), LoadError> {
     let request = Request::get(url.uri().clone())
         .header(ACCEPT, "application/jwk-set+json, application/json")
         .body(Bytes::new())
         .map_err(FetchError::new)?;
-    let (head, body) = fetch.fetch(FetchRequest::new(request, MAX_BODY)).await?.into_parts();
+    let answer = timeout(limit, fetch.fetch(FetchRequest::new(request, MAX_BODY))).await;
+    let (head, body) = answer.map_err(|_| LoadError::Timeout)??.into_parts();
+    if body.len() > MAX_BODY {
+        return Err(FetchError::new(format!("the answer has more than {MAX_BODY} bytes")).into());
+    }
     if head.status.as_u16() != 200 {
         return Err(LoadError::Status { url: url.clone(), status: head.status.as_u16() });
     }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use crate::fetch::{ErasedFetch, IssuerUrl};
 use crate::panics::caught;
 use crate::verifier::jwks::discovery::{LoadError, Loaded, Location, load};
-use crate::verifier::jwks::shared::Shared;
+use crate::verifier::jwks::shared::{Shared, Times};
 
 /// Fetches for ever. Every fetch happens here, so that there is never more than one.
 pub(super) async fn keep_fresh(
@@ -18,11 +18,8 @@ pub(super) async fn keep_fresh(
     let _ending = Ending(shared.clone());
     let mut document = None;
     loop {
-        let fetched = caught(once(&location, &*fetch, &mut document));
-        let fetched = match timeout(shared.times.timeout, fetched).await {
-            Ok(fetched) => fetched.unwrap_or(Err(LoadError::Panic)),
-            Err(_) => Err(LoadError::Timeout),
-        };
+        let fetched = caught(once(&location, &*fetch, &mut document, &shared.times)).await;
+        let fetched = fetched.unwrap_or(Err(LoadError::Panic));
         let next_at = match fetched {
             Ok(loaded) => shared.publish(loaded),
             Err(error) => shared.keep(&error),
@@ -44,17 +41,26 @@ impl Drop for Ending {
     }
 }
 
-/// One fetch of the document, which is looked for anew when it was not where it had been.
+/// Where the document was found, and when.
+type Found = (IssuerUrl, Instant);
+
+/// One fetch of the document, which is looked for anew when it was not where it had been, and now and
+/// then in any case: it may have moved and left another one behind.
 async fn once(
     location: &Location,
     fetch: &dyn ErasedFetch,
-    document: &mut Option<IssuerUrl>,
+    document: &mut Option<Found>,
+    times: &Times,
 ) -> Result<Loaded, LoadError> {
-    let url = match document.take() {
-        Some(url) => url,
-        None => location.document(fetch).await?,
+    let (url, since) = match document.take() {
+        Some((url, since)) if since.elapsed() < times.longest => (url, since),
+        known => match (location.document(fetch, times.timeout).await, known) {
+            (Ok(url), _) => (url, Instant::now()),
+            (Err(_), Some(known)) => known,
+            (Err(error), None) => return Err(error),
+        },
     };
-    let loaded = load(fetch, &url).await?;
-    *document = Some(url);
+    let loaded = load(fetch, &url, times.timeout).await?;
+    *document = Some((url, since));
     Ok(loaded)
 }

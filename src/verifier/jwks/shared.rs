@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::random::random_word;
 use crate::trace;
@@ -75,6 +75,8 @@ struct Progress {
     done: u64,
     /// A token has named a key that nobody knows, and no fetch has begun since.
     wanted: bool,
+    /// A signature was not that of any key, and no fetch has begun since.
+    doubted: bool,
     /// When a fetch may begin for such a token.
     cool_at: Instant,
     /// When the next is due by itself.
@@ -94,6 +96,7 @@ impl Shared {
             begun: 1,
             done: 0,
             wanted: false,
+            doubted: false,
             cool_at: now,
             next_at: now,
             failures: 0,
@@ -185,6 +188,14 @@ impl Shared {
             !std::mem::replace(&mut progress.wanted, true)
         });
         at_once
+    }
+
+    /// Fetches ahead of time, though not within the shortest time between two: anybody can sign
+    /// badly. So this takes no fetch away from tokens that name new keys.
+    fn doubt(&self) {
+        if !self.progress.borrow().doubted {
+            self.progress.send_modify(|progress| progress.doubted = true);
+        }
     }
 
     async fn newer(&self, kid: Option<&str>) -> Result<Arc<KeySet>, VerifyError> {
@@ -286,16 +297,24 @@ impl Shared {
 
     /// Waits until a fetch is due: by itself, or for a token once that is allowed.
     pub(super) async fn due(&self, next_at: Instant) {
-        let mut progress = self.progress.subscribe();
-        let wanted = async {
-            let seen = progress.wait_for(|progress| progress.wanted).await;
-            let cool_at = seen.map_or(next_at, |progress| progress.cool_at);
-            sleep_until(cool_at).await;
+        let mut seen = self.progress.subscribe();
+        let doubtful_at = Instant::now() + self.times.shortest;
+        let for_token = loop {
+            let (wanted_at, at) = {
+                let progress = seen.borrow_and_update();
+                let wanted_at = progress.wanted.then_some(progress.cool_at);
+                let doubtful_at = progress.doubted.then_some(doubtful_at);
+                let times = [wanted_at, doubtful_at, Some(next_at)];
+                (wanted_at, times.into_iter().flatten().min().unwrap_or(next_at))
+            };
+            if timeout_at(at, seen.changed()).await.is_err() {
+                break wanted_at == Some(at);
+            }
         };
-        let for_token = timeout_at(next_at, wanted).await.is_ok();
         self.progress.send_modify(|progress| {
             progress.begun += 1;
             progress.wanted = false;
+            progress.doubted = false;
             if for_token {
                 progress.cool_at = Instant::now() + self.times.cooldown;
             }
@@ -343,6 +362,10 @@ impl KeySource for Jwks {
 
     fn may_bring(&self, kid: &str) -> bool {
         self.shared.may_bring(kid)
+    }
+
+    fn doubt(&self) {
+        self.shared.doubt();
     }
 
     fn newer<'a>(&'a self, kid: Option<&'a str>) -> NewerKeys<'a> {

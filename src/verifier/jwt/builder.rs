@@ -266,7 +266,7 @@ pub(crate) fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
 
 /// Claims are read once, in one pass, so that each can serve one purpose.
 pub(crate) fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
-    const TAKEN: [&str; 14] = [
+    const TAKEN: [&str; 15] = [
         "iss",
         "sub",
         "aud",
@@ -281,6 +281,7 @@ pub(crate) fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
         "nonce",
         "at_hash",
         "c_hash",
+        "events",
     ];
     let paths = names.roles.iter().chain([&names.scopes]);
     let firsts = paths.map(|path| path.first().map_or("", |first| &**first));

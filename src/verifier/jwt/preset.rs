@@ -56,7 +56,9 @@ use crate::verifier::jwt::{JwtVerifier, JwtVerifierBuilder};
 /// assert_eq!(builder.issuer_name(), "https://tenant.eu.auth0.com/");
 /// ```
 pub fn auth0(domain: &str, audience: &str) -> JwtVerifierBuilder {
-    plain(&format!("https://{domain}/"), audience).with_roles_at(["permissions"])
+    plain(&format!("https://{domain}/"), audience)
+        .with_roles_at(["permissions"])
+        .with_client_required()
 }
 
 /// Access tokens of a custom authorization server of Okta, with its audience.

@@ -13,6 +13,10 @@ pub(crate) trait KeySource: Send + Sync {
     /// Whether waiting for newer keys could bring one of this name.
     fn may_bring(&self, kid: &str) -> bool;
 
+    /// A signature is not that of the keys it could be of. One of them may have been replaced under
+    /// its name, which newer keys would show.
+    fn doubt(&self);
+
     /// Newer keys, for a token that names one that is not known, or for want of any.
     fn newer<'a>(&'a self, kid: Option<&'a str>) -> NewerKeys<'a>;
 
@@ -32,6 +36,8 @@ impl KeySource for Arc<KeySet> {
     fn may_bring(&self, _: &str) -> bool {
         false
     }
+
+    fn doubt(&self) {}
 
     fn newer<'a>(&'a self, _: Option<&'a str>) -> NewerKeys<'a> {
         Box::pin(std::future::ready(Ok(self.clone())))

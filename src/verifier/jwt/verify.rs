@@ -67,12 +67,16 @@ impl TokenVerifier for JwtVerifier {
         let keys = self.keys.keys()?;
         match self.policy.check(request.token.as_str(), &keys, request.now) {
             Err(Failure::UnknownKey { kid, .. }) if self.keys.may_bring(&kid) => None,
-            answer => Some(answer.map_err(VerifyError::from)),
+            answer => Some(final_answer(&*self.keys, answer)),
         }
     }
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
         let token = request.token.as_str();
+        if self.keys.keys().is_none() {
+            // Garbage does not wait for keys.
+            self.policy.check_form(token)?;
+        }
         with_keys(&*self.keys, |keys| self.policy.check(token, keys, request.now)).await
     }
 
@@ -91,11 +95,19 @@ async fn with_keys<T>(
         None => None,
         Some(keys) => match check(&keys) {
             Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid) => Some(kid),
-            answer => return answer.map_err(VerifyError::from),
+            answer => return final_answer(source, answer),
         },
     };
     let keys = source.newer(kid.as_deref()).await?;
-    check(&keys).map_err(VerifyError::from)
+    final_answer(source, check(&keys))
+}
+
+fn final_answer<T>(source: &dyn KeySource, answer: Result<T, Failure>) -> Result<T, VerifyError> {
+    let answer = answer.map_err(VerifyError::from);
+    if answer.as_ref().is_err_and(|error| error.kind() == VerifyErrorKind::BadSignature) {
+        source.doubt();
+    }
+    answer
 }
 
 /// The payload of a signed text of this type that is no token, such as the answer to a question.
@@ -141,6 +153,16 @@ impl Policy {
             Ok(()) => Ok(principal),
             Err(error) => Err(VerifyError::from(error).with_principal(principal).into()),
         }
+    }
+
+    /// What can be said of a token before there are keys.
+    fn check_form(&self, token: &str) -> Result<(), VerifyError> {
+        let parts = Parts::split(token).ok_or(VerifyErrorKind::Malformed)?;
+        let header = decode(parts.header)?;
+        let header = Header::parse(&header).map_err(at(VerifyErrorKind::Malformed))?;
+        self.check_type(&header)?;
+        header.algorithm()?;
+        Ok(())
     }
 
     fn check_type(&self, header: &Header<'_>) -> Result<(), VerifyErrorKind> {
@@ -227,7 +249,12 @@ fn check_signature<'k>(
     }
     let signed = parts.signed.as_bytes();
     let key = tries.find(|key| key.key.verify(signed, &signature));
-    key.ok_or(VerifyErrorKind::BadSignature.into())
+    let kind = VerifyErrorKind::BadSignature;
+    key.ok_or_else(|| match header.kid().filter(|kid| !keys.names(kid)) {
+        // Only keys without a name were tried, and there may be one of this name by now.
+        Some(kid) => Failure::UnknownKey { kid: kid.into(), kind },
+        None => kind.into(),
+    })
 }
 
 impl fmt::Debug for JwtVerifier {
