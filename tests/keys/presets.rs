@@ -86,6 +86,11 @@ async fn auth0() {
                 json!({ "aud": "aWebClient", "azp": null, "scope": null, "sid": "s" }),
                 "wrong_audience",
             ),
+            (
+                "an ID token of a login without a nonce, for an API with its client's name",
+                json!({ "azp": null, "scope": null, "gty": null, "sid": "s" }),
+                "wrong_type",
+            ),
             ("another API", json!({ "aud": "https://other.example" }), "wrong_audience"),
             ("another tenant", json!({ "iss": "https://evil.eu.auth0.com/" }), "wrong_issuer"),
             ("no slash", json!({ "iss": "https://tenant.eu.auth0.com" }), "wrong_issuer"),
