@@ -153,8 +153,8 @@ impl JwtVerifierBuilder {
 
     /// Accepts tokens of issuers that predate RFC 9068 as well: `typ` may be `JWT` or absent, and
     /// of the claims only `iss`, `sub`, `aud` and `exp` must be there. An ID token is still refused
-    /// where it shows itself by `nonce`, `at_hash` or `c_hash`. A token of the type `at+jwt` may name
-    /// its client otherwise than by `client_id`.
+    /// where it shows itself by `nonce`, `at_hash` or `c_hash`, and a logout token by `events`. A token
+    /// of the type `at+jwt` may name its client otherwise than by `client_id`.
     ///
     /// Ask the issuer for an audience that it gives to no other kind of token.
     pub fn accept_plain_jwt(mut self) -> Self {
@@ -266,7 +266,7 @@ pub(crate) fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {
 
 /// Claims are read once, in one pass, so that each can serve one purpose.
 pub(crate) fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
-    const TAKEN: [&str; 14] = [
+    const TAKEN: [&str; 15] = [
         "iss",
         "sub",
         "aud",
@@ -281,6 +281,7 @@ pub(crate) fn check_names(names: &ClaimNames) -> Result<(), InvalidConfig> {
         "nonce",
         "at_hash",
         "c_hash",
+        "events",
     ];
     let paths = names.roles.iter().chain([&names.scopes]);
     let firsts = paths.map(|path| path.first().map_or("", |first| &**first));
