@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -112,6 +113,11 @@ impl RoutedVerifier {
 }
 
 impl TokenVerifier for RoutedVerifier {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        let verifier = self.route(std::str::from_utf8(text).ok()?).ok()?;
+        verifier.recall(text, now)
+    }
+
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         match self.route(request.token.as_str()) {
             Ok(verifier) => verifier.try_verify(request),
