@@ -38,9 +38,9 @@ pub(crate) struct RegisteredClaims<'a> {
     pub(crate) auth_time: Option<f64>,
     /// `cnf`: the token is worth nothing without a proof of possession (RFC 7800).
     pub(crate) sender_constrained: bool,
-    /// `nonce`, `at_hash` or `c_hash`: only an ID token has them (OpenID Connect Core §2, §3.3.2).
-    /// Or `events`, which a logout token has (Back-Channel Logout §2.4).
-    pub(crate) of_id_token: bool,
+    /// `nonce`, `at_hash` or `c_hash`, which only an ID token has (OpenID Connect Core §2, §3.3.2), or
+    /// `events`, which only a security event has, such as a logout token (RFC 8417 §2.2).
+    pub(crate) of_another_kind: bool,
     /// How many of the claims in [`ClaimNames::fixed`] have the value that they must have.
     pub(crate) fixed: usize,
 }
@@ -132,7 +132,7 @@ impl<'de> Members<'de> for Reader<'_, 'de> {
                 return Ok(false);
             }
             "nonce" | "at_hash" | "c_hash" | "events" => {
-                claims.of_id_token = true;
+                claims.of_another_kind = true;
                 return Ok(false);
             }
             _ => return self.read_named(name, map),

@@ -99,7 +99,7 @@ mod client_ip;
 mod clock;
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 mod json;
-#[cfg(any(feature = "jwks", feature = "revocation"))]
+#[cfg(any(feature = "introspection", feature = "jwks", feature = "revocation"))]
 mod panics;
 mod partition;
 mod prehashed;

@@ -114,7 +114,8 @@ impl RoutedVerifier {
 
 impl TokenVerifier for RoutedVerifier {
     fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
-        self.route(std::str::from_utf8(text).ok()?).ok()?.recall(text, now)
+        let verifier = self.route(std::str::from_utf8(text).ok()?).ok()?;
+        verifier.recall(text, now)
     }
 
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {

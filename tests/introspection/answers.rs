@@ -248,6 +248,7 @@ async fn only_an_access_token_that_its_bearer_may_use_is_accepted() {
         (json!({ "typ": "Offline" }), "wrong_type"),
         (json!({ "nonce": "n-0S6_WzA2Mj" }), "wrong_type"),
         (json!({ "at_hash": "x" }), "wrong_type"),
+        (json!({ "events": {} }), "wrong_type"),
     ];
     for (n, (members, reason)) in cases.into_iter().enumerate() {
         let what = format!("OPAQUE-33, attack 13, attack 25: {members}");

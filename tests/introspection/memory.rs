@@ -2,16 +2,22 @@
 
 use std::future::poll_fn;
 use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use serde_json::json;
 use tokio::task::JoinSet;
+use tower_gate::fetch::{Fetch, FetchRequest};
+use tower_gate::verifier::introspection::IntrospectionVerifier;
 use tower_gate::verifier::{CachedVerifier, RoutedVerifier};
 use tower_gate::{BearerToken, TokenVerifier};
 
 use crate::endpoint::Reply;
-use crate::scene::{Api, Scene, active, builder, inactive, invalid, ok, unavailable};
+use crate::scene::{
+    API, Api, ISSUER, Scene, active, builder, fetch, inactive, invalid, ok, unavailable,
+};
 
 /// Polls once, for a future that has to wait.
 async fn begins(future: &mut (impl Future + Unpin)) {
@@ -85,11 +91,8 @@ async fn another_cache_around_it_makes_the_window_no_longer() {
 async fn what_one_api_accepted_is_not_thereby_accepted_by_another() {
     let scene = Scene::new();
     assert_eq!(scene.api.says("token").await, ok());
-    let other = tower_gate::verifier::introspection::IntrospectionVerifier::builder(
-        scene.endpoint.url(),
-        crate::scene::fetch(),
-    );
-    let other = other.issuer(crate::scene::ISSUER).audience("https://other.example");
+    let other = IntrospectionVerifier::builder(scene.endpoint.url(), fetch());
+    let other = other.issuer(ISSUER).audience("https://other.example");
     let other = Api::new(other.with_client("other", "s3cret").build().unwrap(), &scene.clock);
     assert_eq!(other.says("token").await, invalid(), "attack 22");
 }
@@ -270,6 +273,72 @@ async fn only_so_many_questions_are_on_their_way() {
     assert_eq!((second.await, joined.await), (ok(), ok()));
     assert_eq!(scene.api.says("four").await, ok(), "answers make room");
     assert_eq!(scene.api.says("five").await, ok(), "answers make room");
+}
+
+#[tokio::test]
+async fn an_earlier_answer_stands_in_where_too_many_questions_are_on_their_way() {
+    let scene = Scene::with(|builder| {
+        builder.with_max_in_progress(1).with_stale_if_error(Duration::from_secs(300))
+    });
+    assert_eq!(scene.api.says("known").await, ok());
+    scene.pass(10);
+    scene.endpoint.hold();
+    let one = scene.api.clone();
+    let mut first = Box::pin(one.says("one"));
+    begins(&mut first).await;
+    assert_eq!(scene.api.says("known").await, ok(), "attack 24, attack 26");
+    assert!(scene.api.principal().is_stale(), "attack 26");
+    assert_eq!(scene.api.says("unknown").await, unavailable(), "attack 24");
+    scene.endpoint.release();
+    assert_eq!(first.await, ok());
+}
+
+#[tokio::test]
+async fn whoever_joins_after_the_end_of_the_token_is_refused() {
+    let scene = Scene::new();
+    scene.answers(json!({ "exp": scene.in_seconds(5) }));
+    scene.endpoint.hold();
+    let [early, in_time, late] = [(); 3].map(|()| scene.api.clone());
+    let mut early = Box::pin(early.says("token"));
+    begins(&mut early).await;
+    scene.pass(34);
+    let mut in_time = Box::pin(in_time.says("token"));
+    begins(&mut in_time).await;
+    scene.pass(1);
+    let mut late = Box::pin(late.says("token"));
+    begins(&mut late).await;
+    scene.endpoint.release();
+    assert_eq!(early.await, ok());
+    assert_eq!(in_time.await, ok(), "JWT-33: within the leeway");
+    assert_eq!(late.await.0, 401, "attack 23");
+    assert_eq!(scene.api.reason(), "expired", "attack 23");
+    assert_eq!(scene.endpoint.asked(), 1, "OPAQUE-37");
+}
+
+#[tokio::test]
+async fn a_fetcher_that_panics_is_an_outage_for_all_who_wait() {
+    let scene = Scene::new();
+    let (inner, broken) = (fetch(), Arc::new(AtomicBool::new(true)));
+    let is_broken = broken.clone();
+    let panicking = move |request: FetchRequest| {
+        let (inner, is_broken) = (inner.clone(), is_broken.load(Ordering::Relaxed));
+        async move {
+            tokio::task::yield_now().await;
+            assert!(!is_broken, "the application's own code");
+            inner.fetch(request).await
+        }
+    };
+    let verifier = IntrospectionVerifier::builder(scene.endpoint.url(), panicking)
+        .issuer(ISSUER)
+        .audience(API)
+        .with_client("reports-api", "s3cret")
+        .build()
+        .unwrap();
+    let api = Api::new(verifier, &scene.clock);
+    let said = tokio::join!(api.says("token"), api.says("token"));
+    assert_eq!(said, (unavailable(), unavailable()), "attack 26");
+    broken.store(false, Ordering::Relaxed);
+    assert_eq!(api.says("token").await, ok(), "OPAQUE-36: recovery is seen at once");
 }
 
 #[tokio::test]

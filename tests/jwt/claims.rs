@@ -575,6 +575,8 @@ fn other_signed_texts_of_the_issuer_are_no_access_tokens() {
         .with("iat", NOW);
     let logout = Object::claims()
         .with("events", r#"{"http://schemas.openid.net/event/backchannel-logout":{}}"#);
+    let token = gates.plain_token(&logout);
+    gates.plain.refuses(&token, WRONG_TYPE, "JWT-42, attack 13: a logout token that names no type");
     for (typ, claims) in [("dpop+jwt", &proof), ("logout+jwt", &logout), ("secevent+jwt", &logout)]
     {
         let token = gates.signer.token(Object::header("HS256").text("typ", typ), claims);

@@ -564,6 +564,7 @@ fn a_claim_serves_one_purpose() {
         "nonce",
         "at_hash",
         "c_hash",
+        "events",
     ];
     let built = || verifier().with_key(Signer::new(Algorithm::EdDSA).key());
     for name in registered.into_iter().chain(["azp", "scope", "roles", ""]) {

@@ -87,8 +87,8 @@ async fn auth0() {
                 "wrong_audience",
             ),
             (
-                "an ID token for an application that has the API's name",
-                json!({ "azp": null, "scope": null, "gty": null, "permissions": null, "sid": "s" }),
+                "an ID token of a login without a nonce, for an API with its client's name",
+                json!({ "azp": null, "scope": null, "gty": null, "sid": "s" }),
                 "wrong_type",
             ),
             ("a logout token", json!({ "events": {}, "sid": "s" }), "wrong_type"),

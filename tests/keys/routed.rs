@@ -7,7 +7,7 @@ use tower_gate::verifier::jwt::KeySet;
 use tower_gate::verifier::{
     CachedVerifier, RoutedVerifier, VerifyError, VerifyErrorKind, VerifyRequest,
 };
-use tower_gate::{Principal, TokenVerifier};
+use tower_gate::{BearerToken, Principal, TokenVerifier};
 
 use crate::cached::Counted;
 use crate::gate::{Gate, claims, verifier};
@@ -153,12 +153,34 @@ async fn a_token_with_thousands_of_members_is_chosen_for_in_no_time() {
     let members: Vec<_> = (0..5_000).map(|n| format!("\"{n}\":0")).collect();
     let token = jwt(&format!("{{{}}}", members.join(",")));
     let routed = RoutedVerifier::new().with_issuer(NAME, accepting("a"));
-    let request =
-        VerifyRequest::new(tower_gate::BearerToken::parse(&token).unwrap(), crate::gate::at(0));
+    let request = VerifyRequest::new(BearerToken::parse(&token).unwrap(), crate::gate::at(0));
     let began = Instant::now();
     for _ in 0..20 {
         let answer = routed.try_verify(&request).unwrap();
         assert_eq!(answer.unwrap_err().kind(), VerifyErrorKind::WrongIssuer);
     }
     assert!(began.elapsed() < Duration::from_secs(2), "attack 11: {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_a_chosen_verifier_remembers_is_recalled_by_the_bytes_of_its_own_tokens() {
+    let (a, tool) = (accepting("a"), accepting("tool"));
+    let routed = RoutedVerifier::new()
+        .with_prefix("tool_", CachedVerifier::new(tool))
+        .with_issuer("https://a.example", CachedVerifier::new(a));
+    let recalled = |token: &[u8]| {
+        let principal = routed.recall(token, crate::gate::at(0));
+        principal.map(|principal| principal.subject().to_owned())
+    };
+    for (token, who) in [("tool_1", "tool"), (&jwt(r#"{"iss":"https://a.example"}"#), "a")] {
+        assert_eq!(recalled(token.as_bytes()), None, "OPAQUE-5: nobody has seen it");
+        let token = BearerToken::parse(token).unwrap();
+        let request = VerifyRequest::new(token.clone(), crate::gate::at(0));
+        routed.verify(&request).await.unwrap();
+        let text = token.as_str().as_bytes();
+        assert_eq!(recalled(text).as_deref(), Some(who), "OPAQUE-5");
+        for other in [&text[1..], &[text, b"x"].concat(), &[text, b"\xff"].concat(), b"\xff"] {
+            assert_eq!(recalled(other), None, "OPAQUE-5");
+        }
+    }
 }

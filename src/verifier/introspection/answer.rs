@@ -66,7 +66,7 @@ impl Policy {
         if claims.sender_constrained {
             return Err(VerifyErrorKind::SenderConstrained);
         }
-        if claims.of_id_token {
+        if claims.of_another_kind {
             return Err(VerifyErrorKind::WrongType);
         }
         Ok(())

@@ -322,6 +322,7 @@ impl IntrospectionBuilder {
                     .with_max_tokens(self.max_tokens),
                 refused: RefusedTokens::new(self.max_refused_age),
                 max_stale: self.max_stale,
+                leeway: self.leeway,
             }),
             flights: Arc::new(Flights::new(self.max_in_progress)),
         })

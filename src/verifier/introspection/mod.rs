@@ -108,6 +108,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::fetch::Fetch;
+use crate::panics::caught;
 use crate::principal::Principal;
 use crate::trace;
 use crate::verifier::cached::TokenId;
@@ -138,6 +139,7 @@ struct Asking {
     cached: CachedVerifier<Endpoint>,
     refused: RefusedTokens,
     max_stale: Option<Duration>,
+    leeway: Duration,
 }
 
 impl IntrospectionVerifier {
@@ -173,13 +175,16 @@ impl TokenVerifier for IntrospectionVerifier {
             let (asking, request) = (self.asking.clone(), request.clone());
             Box::pin(async move { asking.ask(&request).await })
         });
-        match answer {
-            Some(answer) => answer.await,
-            None => {
-                let error = VerifyError::unavailable("too many questions are on their way");
-                self.asking.outlast(request, error.with_retry_after(RETRY_AFTER_BURST))
-            }
+        let Some(answer) = answer else {
+            let error = VerifyError::unavailable("too many questions are on their way");
+            return self.asking.or_stale(request, error.with_retry_after(RETRY_AFTER_BURST));
+        };
+        let principal = answer.await?;
+        // Whoever joined may have come after the end of a token that was good when it was asked about.
+        if self.asking.has_ended(&principal, request.now) {
+            return Err(VerifyError::from(VerifyErrorKind::Expired).with_principal(principal));
         }
+        Ok(principal)
     }
 
     fn generation(&self) -> u64 {
@@ -197,9 +202,12 @@ impl Asking {
         if let Some(error) = self.refused(request) {
             return Err(error);
         }
-        let error = match self.cached.verify(request).await {
-            Ok(principal) => return Ok(principal),
-            Err(error) => error,
+        // Everybody who waits for this answer would panic with the application's fetcher.
+        let answer = caught(self.cached.verify(request)).await;
+        let error = match answer {
+            Some(Ok(principal)) => return Ok(principal),
+            Some(Err(error)) => error,
+            None => VerifyError::unavailable("the question panicked"),
         };
         // An outage is never remembered: it must be over the moment that the endpoint is back.
         if error.kind() != VerifyErrorKind::Unavailable {
@@ -208,11 +216,11 @@ impl Asking {
             self.refused.insert(TokenId::of(&request.token), &error, request.now);
             return Err(error);
         }
-        self.outlast(request, error)
+        self.or_stale(request, error)
     }
 
-    /// An earlier answer in the place of one that cannot be had.
-    fn outlast(
+    /// An earlier answer in place of this outage, where one may stand in.
+    fn or_stale(
         &self,
         request: &VerifyRequest,
         error: VerifyError,
@@ -227,6 +235,11 @@ impl Asking {
             }
             None => Err(error),
         }
+    }
+
+    fn has_ended(&self, principal: &Principal, now: SystemTime) -> bool {
+        let end = principal.expires_at().and_then(|end| end.checked_add(self.leeway));
+        end.is_some_and(|end| end <= now)
     }
 }
 

@@ -153,8 +153,8 @@ impl JwtVerifierBuilder {
 
     /// Accepts tokens of issuers that predate RFC 9068 as well: `typ` may be `JWT` or absent, and
     /// of the claims only `iss`, `sub`, `aud` and `exp` must be there. An ID token is still refused
-    /// where it shows itself by `nonce`, `at_hash` or `c_hash`. A token of the type `at+jwt` may name
-    /// its client otherwise than by `client_id`.
+    /// where it shows itself by `nonce`, `at_hash` or `c_hash`, and a logout token by `events`. A token
+    /// of the type `at+jwt` may name its client otherwise than by `client_id`.
     ///
     /// Ask the issuer for an audience that it gives to no other kind of token.
     pub fn accept_plain_jwt(mut self) -> Self {

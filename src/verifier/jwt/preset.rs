@@ -25,7 +25,7 @@
 //!
 //! | issuer | scopes | roles | client | an access token is what has |
 //! |---|---|---|---|---|
-//! | [`auth0`] | `scope` | `permissions` | `azp`, `client_id` | the API as `aud` |
+//! | [`auth0`] | `scope` | `permissions` | `azp`, `client_id` | `azp` or `client_id`, the API as `aud` |
 //! | [`okta`] | `scp` | `groups` | `cid` | `cid`, the API as `aud` |
 //! | [`keycloak`] | `scope` | `realm_access.roles`, `resource_access.<audience>.roles` | `azp` | a claim `typ` of `Bearer` |
 //! | [`entra_id`] | `scp` | `roles` | `azp` | `azp`, the API as `aud` |
@@ -38,7 +38,7 @@
 //! # Security
 //!
 //! These issuers predate RFC 9068 and do not mark access tokens by `typ`, so that an ID token has to
-//! be told by its claims. All presets refuse tokens with `nonce`, `at_hash` or `c_hash`, and all but
+//! be told by its claims. All presets refuse tokens with `nonce`, `at_hash`, `c_hash` or `events`, and all but
 //! [`cognito`] rest on the audience: give the API one of its own, which no application that users
 //! log in to has as its client id.
 

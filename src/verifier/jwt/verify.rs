@@ -199,7 +199,7 @@ impl Policy {
             if names.contains(&None) || claims.issued_at.is_none() {
                 return Err(missing);
             }
-        } else if claims.of_id_token || self.kind.client_required && claims.client().is_none() {
+        } else if claims.of_another_kind || self.kind.client_required && claims.client().is_none() {
             return Err(VerifyErrorKind::WrongType);
         }
         Ok(())
