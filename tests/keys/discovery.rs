@@ -1,12 +1,20 @@
 //! Finding the keys by the issuer's name.
 
+use std::collections::HashMap;
+use std::future::pending;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
 use serde_json::json;
-use tower_gate::fetch::ReqwestFetch;
+use tokio::time::sleep;
+use tower_gate::fetch::{Fetch, FetchRequest, ReqwestFetch};
 use tower_gate::verifier::jwks::{InvalidJwks, Jwks, JwksBuilder};
 
 use crate::gate::{Gate, claims, verifier};
 use crate::issuer::{Issuer, JWKS, Reply};
-use crate::memory::MemoryIssuer;
+use crate::memory::{MemoryIssuer, NAME};
 use crate::signer::{Signer, jwks};
 
 const INSERTED: &str = "/.well-known/openid-configuration/t1";
@@ -178,4 +186,63 @@ fn what_cannot_work_is_refused_before_it_is_started() {
     }
     let outside = Jwks::at("https://h/keys", fetch()).unwrap().start();
     assert_eq!(outside.unwrap_err(), InvalidJwks::NoRuntime);
+}
+
+/// Answers by address, as an issuer that can move does. An address without an answer hangs.
+fn answers(places: &Arc<Mutex<HashMap<String, String>>>) -> impl Fetch + use<> {
+    let places = places.clone();
+    move |asked: FetchRequest| {
+        let found = places.lock().unwrap().get(&asked.request.uri().to_string()).cloned();
+        async move {
+            match found {
+                Some(text) => Ok(Response::new(Bytes::from(text))),
+                None => pending().await,
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_document_that_has_moved_and_left_an_old_one_behind_is_found() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let metadata =
+        |place: &str| json!({ "issuer": NAME, "jwks_uri": format!("{NAME}{place}") }).to_string();
+    let well_known = format!("{NAME}/.well-known/openid-configuration");
+    let places = Arc::new(Mutex::new(HashMap::from([
+        (well_known.clone(), metadata("/old")),
+        (format!("{NAME}/old"), jwks(&[&old]).to_string()),
+    ])));
+    let keys = Jwks::discover(NAME, answers(&places)).unwrap().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let [old, moved] = [&old, &new].map(|signer| signer.token(&claims(NAME, "user-1")));
+    assert_eq!(gate.get(&old).await.text, "200 user-1");
+
+    places.lock().unwrap().extend([
+        (well_known.clone(), metadata("/new")),
+        (format!("{NAME}/new"), jwks(&[&new]).to_string()),
+    ]);
+    sleep(Duration::from_secs(20 * 60)).await;
+    assert_eq!(gate.get(&moved).await.text, "200 user-1", "JWT-70");
+    assert_eq!(gate.get(&old).await.text, "401 unknown_key", "attack 23");
+
+    // Discovery that fails takes no keys away that are still where they were.
+    places.lock().unwrap().remove(&well_known);
+    sleep(Duration::from_secs(3 * 3600)).await;
+    assert_eq!(gate.get(&moved).await.text, "200 user-1", "JWT-74");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_of_discovery_that_hangs_does_not_hide_the_next() {
+    let signer = Signer::new("a");
+    let metadata = json!({ "issuer": NAME, "jwks_uri": format!("{NAME}/keys") });
+    let places = Arc::new(Mutex::new(HashMap::from([
+        (format!("{NAME}/.well-known/oauth-authorization-server"), metadata.to_string()),
+        (format!("{NAME}/keys"), jwks(&[&signer]).to_string()),
+    ])));
+    let keys = Jwks::discover(NAME, answers(&places)).unwrap().start().unwrap();
+    keys.ready().await.unwrap();
+    let token = signer.token(&claims(NAME, "user-1"));
+    let gate = Gate::new(verifier(NAME, &keys));
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-60");
 }

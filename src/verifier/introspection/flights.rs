@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
 
-use crate::panics::caught;
+use crate::verifier::Verifying;
 use crate::verifier::cached::TokenId;
-use crate::verifier::{VerifyError, Verifying};
 
 /// The questions that are on their way: one for each token, for all who wait for its answer.
 ///
@@ -62,9 +61,7 @@ impl Flights {
         let landing = Landing { flights: self.clone(), id, number };
         let question = question();
         let flying: Verifying = Box::pin(async move {
-            let answer = caught(question).await;
-            let answer = answer
-                .unwrap_or_else(|| Err(VerifyError::unavailable("the question has panicked")));
+            let answer = question.await;
             // What is remembered of the answer is in its place by now, so that whoever comes too
             // late to join finds it there.
             drop(landing);
