@@ -11,6 +11,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::client_ip::ClientIp;
 use crate::principal::{Authenticated, Principal};
+use crate::quota::Quota;
 use crate::random::random_word;
 
 /// Whose units are counted together: what a limit tells its callers apart by.
@@ -65,7 +66,7 @@ type OfExtensions = dyn for<'a> Fn(&'a Extensions) -> Option<PartitionValue<'a>>
 type OfPrincipal = dyn for<'a> Fn(&'a Principal) -> Option<PartitionValue<'a>> + Send + Sync;
 
 /// How many bits of an address tell hosts apart.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 struct Prefixes {
     v4: u8,
     v6: u8,
@@ -129,9 +130,13 @@ impl Partition {
         Self::of(Part::Extension(Arc::new(find)))
     }
 
-    /// Each combination of both.
+    /// Each combination of both. Addresses in it have the prefixes of whichever was given some, of
+    /// both this one's.
     pub fn and(mut self, other: Self) -> Self {
         self.parts.extend(other.parts);
+        if self.prefixes == Prefixes::default() {
+            self.prefixes = other.prefixes;
+        }
         self
     }
 
@@ -410,6 +415,14 @@ impl PartitionHasher {
         hasher.write_all(name);
         let PartitionKey([one, other]) = hasher.finish();
         Self { salt: [one, other & !OF_THE_CALLER], ..*self }
+    }
+
+    /// Makes keys of their own for callers with a quota of their own: on one key, a smaller quota
+    /// would take what is owed under a greater one for the work of a clock that went back.
+    pub(crate) fn with_quota(self, quota: &Quota) -> Self {
+        let interval = quota.interval().as_nanos().to_le_bytes();
+        let own = self.with([&b"quota"[..], &interval, &quota.burst().to_le_bytes()]).salt;
+        Self { salt: [self.salt[0] ^ own[0], self.salt[1] ^ own[1]], ..self }
     }
 
     fn write(&mut self, part: &[u8]) {

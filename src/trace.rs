@@ -89,6 +89,11 @@ pub(crate) fn store_is_back(fallbacks: u64) {
     warn!(fallbacks, "a rate limit store answers again");
 }
 
+/// A policy in shadow does not know whose units a request takes.
+pub(crate) fn not_placed(policy: &str) {
+    debug!(policy, "a limit in shadow cannot tell whose units a request takes");
+}
+
 /// A policy in shadow would have refused a request.
 pub(crate) fn would_limit(policy: &str) {
     debug!(policy, "a limit in shadow would have refused the request");

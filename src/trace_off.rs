@@ -40,6 +40,8 @@ pub(crate) fn store_is_out(_: &dyn Error) {}
 
 pub(crate) fn store_is_back(_: u64) {}
 
+pub(crate) fn not_placed(_: &str) {}
+
 pub(crate) fn would_limit(_: &str) {}
 
 pub(crate) fn never_passes(_: &str, _: u32, _: u32) {}

@@ -121,8 +121,9 @@ impl Config {
         };
         let mut shadows = Vec::new();
         for limit in &limits.shadows {
-            let Take { key, quota, cost, .. } = take(limit)?;
-            shadows.push(TakeRequest::new(key, quota, cost, now));
+            // Of a caller whom it cannot place, a policy in shadow asks nothing.
+            let take = take(limit).inspect_err(|_| trace::not_placed(&limit.policy.name)).ok();
+            shadows.push(TakeRequest::together(take, now));
         }
         Ok(Some(Question::new(limits.clone(), enforced, shadows)))
     }
@@ -250,8 +251,11 @@ impl Tier {
 
 impl Limit {
     fn take<B>(&self, caller: &Caller<'_>, request: &Request<B>) -> Result<Take, UnknownCaller> {
-        let key = self.partition.key(self.hasher.clone(), caller)?;
-        let quota = self.policy.quota_of(caller.principal());
+        let (quota, hasher) = match self.policy.own_quota_of(caller.principal()) {
+            None => (self.policy.quota(), self.hasher.clone()),
+            Some(own) => (own, self.hasher.clone().with_quota(&own)),
+        };
+        let key = self.partition.key(hasher, caller)?;
         let cost = self.policy.cost.as_ref().map_or(1, |cost| cost(&RequestHead::from(request)));
         Ok(Take::new(key, quota, cost))
     }

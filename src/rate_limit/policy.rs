@@ -143,17 +143,18 @@ impl Policy {
         self.name = checked(name);
     }
 
-    /// The quota of this caller.
-    pub(super) fn quota_of(&self, principal: Option<&Principal>) -> Quota {
-        let own = self
-            .own
-            .as_ref()
-            .zip(principal)
-            .and_then(|(own, principal)| Some((own.find)(principal)?.at_most(&own.at_most)));
-        own.unwrap_or_else(|| match &self.quota {
+    /// The quota of everybody who has none of their own.
+    pub(super) fn quota(&self) -> Quota {
+        match &self.quota {
             Source::Fixed(quota) => *quota,
             Source::Live(quota) => quota.get(),
-        })
+        }
+    }
+
+    /// What this caller has in its place.
+    pub(super) fn own_quota_of(&self, principal: Option<&Principal>) -> Option<Quota> {
+        let (own, principal) = self.own.as_ref().zip(principal)?;
+        Some((own.find)(principal)?.at_most(&own.at_most))
     }
 
     /// The quota of every caller at all times.
@@ -177,7 +178,7 @@ impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Policy")
             .field("name", &self.name)
-            .field("quota", &self.quota_of(None))
+            .field("quota", &self.quota())
             .field("partition", &self.partition)
             .field("afterwards", &self.afterwards)
             .field("is_shadow", &self.is_shadow)

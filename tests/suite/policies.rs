@@ -313,6 +313,38 @@ async fn a_principal_may_have_a_quota_of_its_own_within_a_bound() {
     }
 }
 
+/// Two tokens of one principal may name two quotas. Neither forgets what is owed under the other.
+#[tokio::test]
+async fn a_smaller_quota_of_its_own_gives_nothing_of_a_greater_one_back() {
+    let clock = ManualClock::default();
+    let policy = Policy::new("x", Quota::per_minute(60))
+        .with_override(Quota::per_hour(900), |principal| {
+            principal.scopes().is_empty().then_some(Quota::per_hour(900))
+        });
+    let limit = layer(&clock, [policy]);
+    let as_ben = |scopes: &str| {
+        let ben = Principal::builder("https://issuer.example", "ben").scopes(scopes).build();
+        let verifier = FixedVerifier::new().with("ben", ben).unwrap();
+        let authenticate = AuthenticateLayer::new(verifier).optional();
+        BoxCloneSyncService::new(authenticate.layer(limit.layer(Probe::default())))
+    };
+    let (large, small) = (as_ben(""), as_ben("small"));
+    assert_eq!(passes(&large, &with_token("ben")).await, 900);
+    assert_eq!(passes(&small, &with_token("ben")).await, 60);
+    assert_eq!(passes(&large, &with_token("ben")).await, 0, "RL-42");
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(passes(&large, &with_token("ben")).await, 15, "RL-42: 900 an hour");
+}
+
+/// A policy in shadow never refuses, not even whom it cannot place.
+#[tokio::test]
+async fn a_shadow_lets_callers_in_whom_it_cannot_place() {
+    let shadow = Policy::new("y", Quota::per_hour(1)).with_partition(Partition::address());
+    let policies = [Policy::new("x", Quota::per_hour(5)), shadow.in_shadow()];
+    let api = api(&layer(&ManualClock::default(), policies));
+    assert_eq!(passes(&api, &with_token("ada")).await, 5);
+}
+
 #[tokio::test]
 async fn a_quota_that_is_changed_holds_from_the_next_request_and_callers_keep_what_they_used() {
     let (clock, quota) = (ManualClock::default(), LiveQuota::new(Quota::per_minute(10)));
