@@ -149,3 +149,32 @@ async fn the_ready_client_gives_up_by_itself() {
     assert!(answer.await.expect("JWT-65: a total time").is_err(), "JWT-65");
     assert!(began.elapsed() >= Duration::from_secs(4), "JWT-65: five seconds for everything");
 }
+
+/// A program in an environment with a proxy: the next test runs it.
+#[tokio::test]
+#[ignore = "part of the next test"]
+async fn a_program_behind_a_proxy() {
+    use tower_gate::fetch::{Fetch, FetchRequest};
+
+    let url = std::env::var("ISSUER_URL").unwrap();
+    let request = http::Request::get(url).body(bytes::Bytes::new()).unwrap();
+    let answer = ReqwestFetch::new().unwrap().fetch(FetchRequest::new(request, 4096)).await;
+    assert_eq!(answer.unwrap().status(), 200);
+}
+
+/// It would read the secrets of what has no TLS, and answer in the issuer's place.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_meant_for_this_machine_goes_to_no_proxy() {
+    let issuer = Issuer::with_keys(&jwks(&[&Signer::new("a")])).await;
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = format!("http://{}", nobody.local_addr().unwrap());
+    let mut program = std::process::Command::new(std::env::current_exe().unwrap());
+    program.args(["--exact", "faults::a_program_behind_a_proxy", "--ignored"]);
+    program.env_remove("NO_PROXY").env_remove("no_proxy").env("ISSUER_URL", issuer.url(JWKS));
+    for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+        program.env(name, &proxy);
+    }
+    let output = tokio::task::spawn_blocking(move || program.output().unwrap()).await.unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("1 passed"), "OPAQUE-22: {printed}");
+}
