@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::de::StrRead;
+use smallvec::SmallVec;
 
 /// How deep arrays and objects may nest, the outermost object included.
 const MAX_DEPTH: usize = 16;
@@ -197,7 +198,7 @@ impl<'de> Visitor<'de> for AnyValue<'_> {
 
 /// The member names seen so far in one object.
 struct Names<'de> {
-    seen: Vec<Cow<'de, str>>,
+    seen: SmallVec<[Cow<'de, str>; 12]>,
     /// A bit for the shape of each of them: what has another shape than all is new.
     shapes: u64,
     max: usize,
@@ -205,7 +206,7 @@ struct Names<'de> {
 
 impl<'de> Names<'de> {
     fn new(max: usize) -> Self {
-        Self { seen: Vec::with_capacity(12), shapes: 0, max }
+        Self { seen: SmallVec::new(), shapes: 0, max }
     }
 
     /// Objects are small and bounded, so that looking at every name beats hashing them.

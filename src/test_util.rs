@@ -21,8 +21,7 @@ use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -90,7 +89,7 @@ impl TestIssuer {
     }
 
     fn jwk(&self) -> Value {
-        let x = URL_SAFE_NO_PAD.encode(self.key.public_key());
+        let x = URL_SAFE_NO_PAD.encode_to_string(self.key.public_key());
         json!({ "kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "kid": KEY_ID, "x": x })
     }
 }
@@ -160,9 +159,9 @@ impl TestToken<'_> {
         self.claims.retain(|_, value| !value.is_null());
         let header = json!({ "typ": "at+jwt", "alg": "EdDSA", "kid": KEY_ID });
         let [header, claims] = [header, Value::Object(self.claims)]
-            .map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+            .map(|part| URL_SAFE_NO_PAD.encode_to_string(part.to_string()));
         let signed = format!("{header}.{claims}");
-        let signature = URL_SAFE_NO_PAD.encode(self.issuer.key.sign(signed.as_bytes()));
+        let signature = URL_SAFE_NO_PAD.encode_to_string(self.issuer.key.sign(signed.as_bytes()));
         format!("{signed}.{signature}")
     }
 }

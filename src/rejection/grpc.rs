@@ -1,7 +1,6 @@
 //! Refusals of gRPC calls: one header block that ends the stream.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD_NO_PAD;
+use base64_simd::STANDARD_NO_PAD;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response};
@@ -47,7 +46,7 @@ pub(super) fn respond(rejection: &Rejection, request: &RequestHead<'_>) -> Optio
     if let Ok(message) = HeaderValue::try_from(percent_encoded(rejection.message())) {
         reply.insert(MESSAGE, message);
     }
-    let details = details(rejection).map(|details| STANDARD_NO_PAD.encode(details));
+    let details = details(rejection).map(|details| STANDARD_NO_PAD.encode_to_string(details));
     if let Some(Ok(details)) = details.map(HeaderValue::try_from) {
         reply.insert(DETAILS, details);
     }
@@ -219,6 +218,6 @@ mod tests {
         let details = retry_details(8, "rate limited", 1, 500_000_000);
         let expected = "CAgSDHJhdGUgbGltaXRlZBo2Cih0eXBlLmdvb2dsZWFwaXMuY29tL2dvb2dsZS5ycGMuUmV0\
                         cnlJbmZvEgoKCAgBEIDKte4B";
-        assert_eq!(STANDARD_NO_PAD.encode(details), expected, "GRPC-22");
+        assert_eq!(STANDARD_NO_PAD.encode_to_string(details), expected, "GRPC-22");
     }
 }

@@ -3,8 +3,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 
 use crate::principal::Principal;
@@ -94,7 +93,7 @@ impl RoutedVerifier {
             return self.opaque.as_ref().ok_or(VerifyErrorKind::UnknownToken);
         };
         if !self.issuers.is_empty() && token.len() <= MAX_TOKEN {
-            let payload = URL_SAFE_NO_PAD.decode(payload).unwrap_or_default();
+            let payload = URL_SAFE_NO_PAD.decode_to_vec(payload).unwrap_or_default();
             // What is malformed reaches the verifier of the other JWTs, which says so.
             let claimed: Option<Claimed<'_>> = serde_json::from_slice(&payload).ok();
             let is_claimed =

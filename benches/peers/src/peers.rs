@@ -29,9 +29,10 @@ use tower_oauth2_resource_server::server::OAuth2ResourceServer;
 use tower_oauth2_resource_server::tenant::TenantConfiguration;
 
 use crate::harness::Subject;
-use crate::tokens::{AUDIENCE, ISSUER, Token};
+use crate::tokens::{AUDIENCE, ISSUER, Tokens};
 
 pub(crate) const EMPTY: &str = "empty service";
+pub(crate) const EMPTY_WARM: &str = "empty service, one token";
 pub(crate) const RAW: &str = "aws-lc-rs, the signature alone";
 pub(crate) const COLD: &str = "tower-gate, JwtVerifier without the layer";
 pub(crate) const COLD_LAYER: &str = "tower-gate, every token new";
@@ -42,52 +43,72 @@ pub(crate) const HUSKARL: &str = "huskarl-axum 0.1.0";
 
 pub(crate) const PEERS: [&str; 3] = [JWT_AUTHORIZER, RESOURCE_SERVER, HUSKARL];
 
-/// Everything that this token can be put to.
-pub(crate) async fn subjects(token: Token) -> Vec<Subject> {
-    let text = &token.text;
+/// Everything that these tokens can be put to.
+pub(crate) async fn subjects(tokens: Tokens) -> Vec<Subject> {
+    let texts = &tokens.texts;
     let verifier = || {
         JwtVerifier::builder()
             .issuer(ISSUER)
             .audience(AUDIENCE)
-            .with_key(VerifyingKey::from_jwk(&token.jwk.to_string()).unwrap())
+            .with_key(VerifyingKey::from_jwk(&tokens.jwk.to_string()).unwrap())
             .build()
             .unwrap()
     };
     let warm = AuthenticateLayer::new(CachedVerifier::new(verifier()));
     let alone = verifier();
-    let request = VerifyRequest::new(BearerToken::parse(text).unwrap(), SystemTime::now());
+    let now = SystemTime::now();
+    let question = |text: &String| VerifyRequest::new(BearerToken::parse(text).unwrap(), now);
+    let mut questions = InTurn::new(texts.iter().map(question));
     let mut subjects = vec![
-        subject(EMPTY, text, Nothing::<axum::body::Body>::new()),
-        Subject::new(COLD, move || alone.try_verify(&request).unwrap().unwrap()),
-        subject(COLD_LAYER, text, AuthenticateLayer::new(verifier()).layer(ours())),
-        subject(WARM_LAYER, text, warm.layer(ours())),
-        subject(JWT_AUTHORIZER, text, jwt_authorizer(&token).await),
-        subject(RESOURCE_SERVER, text, resource_server(&token).await),
-        subject(HUSKARL, text, huskarl(&token).await),
+        subject(EMPTY, texts, Nothing::<axum::body::Body>::new()),
+        Subject::new(COLD, move || alone.try_verify(questions.next()).unwrap().unwrap()),
+        subject(COLD_LAYER, texts, AuthenticateLayer::new(verifier()).layer(ours())),
+        subject(EMPTY_WARM, &texts[..1], ours()),
+        subject(WARM_LAYER, &texts[..1], warm.layer(ours())),
+        subject(JWT_AUTHORIZER, texts, jwt_authorizer(&tokens).await),
+        subject(RESOURCE_SERVER, texts, resource_server(&tokens).await),
+        subject(HUSKARL, texts, huskarl(&tokens).await),
     ];
-    let check = token.check;
+    let mut check = tokens.check;
     subjects.push(Subject::new(RAW, move || assert!(check())));
     subjects
+}
+
+/// One after the other, and from the beginning again.
+struct InTurn<T> {
+    all: Vec<T>,
+    turn: usize,
+}
+
+impl<T> InTurn<T> {
+    fn new(all: impl Iterator<Item = T>) -> Self {
+        Self { all: all.collect(), turn: 0 }
+    }
+
+    fn next(&mut self) -> &T {
+        self.turn = if self.turn + 1 < self.all.len() { self.turn + 1 } else { 0 };
+        &self.all[self.turn]
+    }
 }
 
 fn ours() -> Nothing<axum::body::Body> {
     Nothing::new()
 }
 
-async fn jwt_authorizer(token: &Token) -> impl Asked {
-    let builder = match token.algorithm {
-        "HS256" => JwtAuthorizer::<RegisteredClaims>::from_secret(&token.key),
-        "RS256" => JwtAuthorizer::from_rsa_pem_text(&token.key),
-        "ES256" => JwtAuthorizer::from_ec_pem_text(&token.key),
-        _ => JwtAuthorizer::from_ed_pem_text(&token.key),
+async fn jwt_authorizer(tokens: &Tokens) -> impl Asked {
+    let builder = match tokens.algorithm {
+        "HS256" => JwtAuthorizer::<RegisteredClaims>::from_secret(&tokens.key),
+        "RS256" => JwtAuthorizer::from_rsa_pem_text(&tokens.key),
+        "ES256" => JwtAuthorizer::from_ec_pem_text(&tokens.key),
+        _ => JwtAuthorizer::from_ed_pem_text(&tokens.key),
     };
     let validation = Validation::new().iss(&[ISSUER]).aud(&[AUDIENCE]).nbf(true);
     let authorizer = builder.validation(validation).build().await.unwrap();
     authorizer.into_layer().layer(Nothing::<axum07::body::Body>::new())
 }
 
-async fn resource_server(token: &Token) -> impl Asked {
-    let jwks = json!({ "keys": [token.jwk] });
+async fn resource_server(tokens: &Tokens) -> impl Asked {
+    let jwks = json!({ "keys": [tokens.jwk] });
     let tenant = TenantConfiguration::static_builder(jwks.to_string())
         .identifier(ISSUER)
         .audiences(&[AUDIENCE])
@@ -97,17 +118,17 @@ async fn resource_server(token: &Token) -> impl Asked {
                 &vec![AUDIENCE.to_owned()],
             ),
         )
-        .allowed_algorithms(&[token.algorithm.parse().unwrap()])
+        .allowed_algorithms(&[tokens.algorithm.parse().unwrap()])
         .build()
         .unwrap();
     let server = <OAuth2ResourceServer>::builder().add_tenant(tenant).build().await.unwrap();
     server.into_layer().layer(Nothing::<axum::body::Body>::new())
 }
 
-async fn huskarl(token: &Token) -> impl Asked {
+async fn huskarl(tokens: &Tokens) -> impl Asked {
     let platform = Arc::new(NativeVerifierPlatform);
-    let jwk = token.jwk.to_string();
-    let verifier: Arc<dyn JwsVerifier> = match token.algorithm {
+    let jwk = tokens.jwk.to_string();
+    let verifier: Arc<dyn JwsVerifier> = match tokens.algorithm {
         "HS256" => {
             let jwk: Jwk = serde_json::from_str(&jwk).unwrap();
             let secret = jwk.private_jwk().unwrap().try_into().unwrap();
@@ -157,10 +178,10 @@ impl<B> IsSuccess for Response<B> {
     }
 }
 
-fn subject(name: &'static str, token: &str, mut service: impl Asked) -> Subject {
-    let (parts, ()) = request(token).into_parts();
+fn subject(name: &'static str, tokens: &[String], mut service: impl Asked) -> Subject {
+    let mut heads = InTurn::new(tokens.iter().map(|token| request(token).into_parts().0));
     Subject::new(name, move || {
-        let request = Request::from_parts(parts.clone(), axum::body::Body::empty());
+        let request = Request::from_parts(heads.next().clone(), axum::body::Body::empty());
         let mut cx = Context::from_waker(Waker::noop());
         assert!(service.poll_ready(&mut cx).is_ready());
         match pin!(service.call(request)).poll(&mut cx) {

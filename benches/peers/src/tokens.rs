@@ -1,4 +1,4 @@
-//! One token for each algorithm, and its key in the forms that the crates ask for.
+//! Tokens for each algorithm, and their key in the forms that the crates ask for.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -20,36 +20,41 @@ pub(crate) const AUDIENCE: &str = "https://api.example";
 const KEY_ID: &str = "2024-05";
 const SECRET: &str = "a secret of thirty-two bytes, 256 bits";
 
-/// A token that was just issued, and the key that checks it.
-pub(crate) struct Token {
+/// So many that a processor does not learn the way through the check of each signature, as it does
+/// where one is checked again and again.
+const COUNT: usize = 64;
+
+/// Tokens that were just issued, and the key that checks them.
+pub(crate) struct Tokens {
     pub(crate) algorithm: &'static str,
-    pub(crate) text: String,
+    pub(crate) texts: Vec<String>,
     pub(crate) jwk: Value,
     /// A public key in PEM, or the secret.
     pub(crate) key: String,
-    /// The check of the signature alone, with the key parsed already.
-    pub(crate) check: Box<dyn Fn() -> bool>,
+    /// The check of the signature alone of one after the other, with the key parsed already.
+    pub(crate) check: Box<dyn FnMut() -> bool>,
 }
 
 /// For HS256, RS256, ES256 and EdDSA.
-pub(crate) fn all() -> [Token; 4] {
+pub(crate) fn all() -> [Tokens; 4] {
     [hs256(), rs256(), es256(), eddsa()]
 }
 
-fn hs256() -> Token {
+fn hs256() -> Tokens {
     let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-    let signed = unsigned("HS256");
-    let signature = hmac::sign(&key, signed.as_bytes()).as_ref().to_vec();
-    Token {
+    let signed = Signed::all("HS256", |message| hmac::sign(&key, message).as_ref().to_vec());
+    Tokens {
         algorithm: "HS256",
-        text: format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&signature)),
+        texts: signed.iter().map(Signed::text).collect(),
         jwk: named("HS256", json!({ "kty": "oct", "k": URL_SAFE_NO_PAD.encode(SECRET) })),
         key: SECRET.to_owned(),
-        check: Box::new(move || hmac::verify(&key, signed.as_bytes(), &signature).is_ok()),
+        check: in_turn(signed, move |message, signature| {
+            hmac::verify(&key, message, signature).is_ok()
+        }),
     }
 }
 
-fn rs256() -> Token {
+fn rs256() -> Tokens {
     let pair = RsaKeyPair::generate(KeySize::Rsa2048).unwrap();
     let sign = |message: &[u8]| {
         let mut signature = vec![0; pair.public_modulus_len()];
@@ -63,7 +68,7 @@ fn rs256() -> Token {
     public("RS256", &RSA_PKCS1_2048_8192_SHA256, pair.public_key(), jwk, sign)
 }
 
-fn es256() -> Token {
+fn es256() -> Tokens {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
     let sign = |message: &[u8]| pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec();
     let point = pair.public_key().as_ref();
@@ -72,7 +77,7 @@ fn es256() -> Token {
     public("ES256", &ECDSA_P256_SHA256_FIXED, pair.public_key(), jwk, sign)
 }
 
-fn eddsa() -> Token {
+fn eddsa() -> Tokens {
     let pair = Ed25519KeyPair::generate().unwrap();
     let sign = |message: &[u8]| pair.sign(message).as_ref().to_vec();
     let x = URL_SAFE_NO_PAD.encode(pair.public_key());
@@ -86,26 +91,55 @@ fn public<K>(
     public: &K,
     jwk: Value,
     sign: impl Fn(&[u8]) -> Vec<u8>,
-) -> Token
+) -> Tokens
 where
     K: AsRef<[u8]> + AsDer<PublicKeyX509Der<'static>>,
 {
-    let signed = unsigned(algorithm);
-    let signature = sign(signed.as_bytes());
+    let signed = Signed::all(algorithm, sign);
     let parsed = ParsedPublicKey::new(verification, public.as_ref()).unwrap();
     let der = STANDARD.encode(&*public.as_der().unwrap());
     let lines: Vec<&str> =
         der.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap()).collect();
-    Token {
+    Tokens {
         algorithm,
-        text: format!("{signed}.{}", URL_SAFE_NO_PAD.encode(&signature)),
+        texts: signed.iter().map(Signed::text).collect(),
         jwk: named(algorithm, jwk),
         key: format!(
             "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
             lines.join("\n")
         ),
-        check: Box::new(move || parsed.verify_sig(signed.as_bytes(), &signature).is_ok()),
+        check: in_turn(signed, move |message, signature| {
+            parsed.verify_sig(message, signature).is_ok()
+        }),
     }
+}
+
+/// What is signed, and the signature.
+struct Signed {
+    message: String,
+    signature: Vec<u8>,
+}
+
+impl Signed {
+    fn all(algorithm: &str, sign: impl Fn(&[u8]) -> Vec<u8>) -> Vec<Self> {
+        let messages = (0..COUNT).map(|number| unsigned(algorithm, number));
+        messages.map(|message| Self { signature: sign(message.as_bytes()), message }).collect()
+    }
+
+    fn text(&self) -> String {
+        format!("{}.{}", self.message, URL_SAFE_NO_PAD.encode(&self.signature))
+    }
+}
+
+fn in_turn(
+    signed: Vec<Signed>,
+    check: impl Fn(&[u8], &[u8]) -> bool + 'static,
+) -> Box<dyn FnMut() -> bool> {
+    let mut turn = 0;
+    Box::new(move || {
+        turn = (turn + 1) % COUNT;
+        check(signed[turn].message.as_bytes(), &signed[turn].signature)
+    })
 }
 
 fn named(algorithm: &str, mut jwk: Value) -> Value {
@@ -115,7 +149,7 @@ fn named(algorithm: &str, mut jwk: Value) -> Value {
 }
 
 /// Header and claims of RFC 9068, base64url with a dot between.
-fn unsigned(algorithm: &str) -> String {
+fn unsigned(algorithm: &str, number: usize) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let header = json!({ "typ": "at+jwt", "alg": algorithm, "kid": KEY_ID });
     let claims = json!({
@@ -126,7 +160,7 @@ fn unsigned(algorithm: &str) -> String {
         "iat": now,
         "nbf": now,
         "exp": now + 3600,
-        "jti": "dbe39bf3a3ba4238a513f51d6e1691c4",
+        "jti": format!("dbe39bf3a3ba4238a513f51d6e{number:06}"),
         "scope": "openid read:reports write:reports",
         "roles": ["editor", "viewer"],
     });

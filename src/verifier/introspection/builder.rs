@@ -3,8 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64_simd::STANDARD;
 use http::HeaderValue;
 use thiserror::Error;
 
@@ -340,7 +339,7 @@ impl Credentials {
             }
             Self::Client { id, secret } => {
                 let pair = format!("{}:{}", form_encoded(id), form_encoded(secret));
-                format!("Basic {}", STANDARD.encode(pair))
+                format!("Basic {}", STANDARD.encode_to_string(pair))
             }
             Self::Bearer(token) => match BearerToken::parse(token) {
                 Ok(token) => format!("Bearer {}", token.as_str()),

@@ -3,8 +3,7 @@
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 use serde_json::{Map, Value};
@@ -343,7 +342,7 @@ fn usual_algorithm(jwk: &Jwk) -> Option<Algorithm> {
 /// Whether kind, curve and sizes are those of the algorithm (RFC 7518 §6, RFC 8037 §2).
 fn fits(algorithm: Algorithm, jwk: &Jwk) -> bool {
     let is_long = |text: &str, len| {
-        URL_SAFE_NO_PAD.decode(text).is_ok_and(|coordinate| coordinate.len() == len)
+        URL_SAFE_NO_PAD.decode_to_vec(text).is_ok_and(|coordinate| coordinate.len() == len)
     };
     match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => algorithm.is_rsa(),

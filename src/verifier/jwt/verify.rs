@@ -3,8 +3,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::{AsOut, URL_SAFE_NO_PAD};
 
 use crate::claims::{ClaimNames, RegisteredClaims, TimeError, TimeRules, system_time};
 use crate::principal::{Principal, PrincipalBuilder, TokenKind};
@@ -312,7 +311,7 @@ fn decode_small<'a>(
 
 /// The bytes must be as many as the part has.
 fn decode_into(part: &str, bytes: &mut [u8]) -> Result<(), VerifyErrorKind> {
-    match URL_SAFE_NO_PAD.decode_slice(part, bytes) {
+    match URL_SAFE_NO_PAD.decode(part.as_bytes(), bytes.as_out()) {
         Ok(_) => Ok(()),
         Err(_) => Err(VerifyErrorKind::Malformed),
     }
