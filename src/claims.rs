@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::{Error as _, MapAccess};
 use thiserror::Error;
 
-use crate::json::{AnyValue, Members, Text, Value, read_object};
+use crate::json::{AnyValue, Members, Text, Texts, Value, read_object};
 use crate::principal::{Principal, PrincipalBuilder};
 use crate::scope::{Scope, ScopeSet};
 
@@ -22,7 +22,7 @@ pub(crate) const MAX_MEMBERS: usize = 1024;
 pub(crate) struct RegisteredClaims<'a> {
     pub(crate) issuer: Option<Cow<'a, str>>,
     pub(crate) subject: Option<Cow<'a, str>>,
-    pub(crate) audience: Vec<Cow<'a, str>>,
+    pub(crate) audience: Texts<'a>,
     pub(crate) expires_at: Option<f64>,
     pub(crate) not_before: Option<f64>,
     pub(crate) issued_at: Option<f64>,
@@ -33,7 +33,7 @@ pub(crate) struct RegisteredClaims<'a> {
     pub(crate) old_client: Option<(usize, Cow<'a, str>)>,
     /// Scopes with spaces between.
     pub(crate) scopes: Option<Cow<'a, str>>,
-    pub(crate) roles: Vec<Cow<'a, str>>,
+    pub(crate) roles: Texts<'a>,
     pub(crate) acr: Option<Cow<'a, str>>,
     pub(crate) auth_time: Option<f64>,
     /// `cnf`: the token is worth nothing without a proof of possession (RFC 7800).
@@ -187,9 +187,9 @@ fn text<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Cow<'de, str>, A::Error> 
 }
 
 /// A string or an array of strings.
-fn texts<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Vec<Cow<'de, str>>, A::Error> {
+fn texts<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Texts<'de>, A::Error> {
     match map.next_value_seed(AnyValue::of_member(MAX_MEMBERS))? {
-        Value::Text(text) => Ok(vec![text]),
+        Value::Text(text) => Ok(Texts::from_iter([text])),
         Value::Texts(texts) => Ok(texts),
         Value::Other => Err(A::Error::custom("`aud` holds no strings")),
     }

@@ -84,11 +84,14 @@ impl<'de, M: Members<'de>> Visitor<'de> for Object<'_, M> {
     }
 }
 
+/// Few in nearly every token.
+pub(crate) type Texts<'de> = SmallVec<[Cow<'de, str>; 4]>;
+
 /// What is kept of a value whose type may vary; the rest is checked and forgotten.
 pub(crate) enum Value<'de> {
     Text(Cow<'de, str>),
     /// An array of strings and of nothing else.
-    Texts(Vec<Cow<'de, str>>),
+    Texts(Texts<'de>),
     Other,
 }
 
@@ -157,7 +160,7 @@ impl<'de> Visitor<'de> for AnyValue<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value<'de>, A::Error> {
         let inside = self.deeper(&[])?;
-        let mut texts = Some(Vec::new());
+        let mut texts = Some(Texts::new());
         while let Some(element) = seq.next_element_seed(inside)? {
             match (element, &mut texts) {
                 (Value::Text(text), Some(texts)) => texts.push(text),

@@ -46,7 +46,7 @@ pub(crate) struct Inner {
     pub(crate) roles: Vec<Box<str>>,
     pub(crate) token_kind: TokenKind,
     pub(crate) token_id: Option<Box<str>>,
-    pub(crate) key_id: Option<Box<str>>,
+    pub(crate) key_id: Option<Arc<str>>,
     pub(crate) issued_at: Option<SystemTime>,
     pub(crate) expires_at: Option<SystemTime>,
     pub(crate) verify_again_at: Option<SystemTime>,
@@ -247,7 +247,7 @@ impl Principal {
     /// About how much memory it takes, without the application's values.
     pub(crate) fn bytes(&self) -> usize {
         let inner = &*self.0;
-        let texts = [&inner.client, &inner.token_id, &inner.key_id, &inner.acr];
+        let texts = [&inner.client, &inner.token_id, &inner.acr];
         let texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
         let roles: usize = inner.roles.iter().map(|role| role.len() + size_of_val(role)).sum();
         let names = inner.subject.len() + inner.scopes.as_str().len();

@@ -120,6 +120,30 @@ fn extensions_that_must_be_understood_are_not() {
     gate.refuses(&token, MALFORMED, "JWT-14");
 }
 
+// A verifier remembers the header of tokens that a key has verified.
+
+#[test]
+fn a_header_that_was_seen_before_lets_nothing_else_in() {
+    let (signer, gate) = signer_and_gate();
+    let stranger = Signer::other(Algorithm::HS256);
+    let claims = base64url(Object::claims().to_string());
+    let head = base64url(header().to_string());
+    for round in ["never seen", "seen"] {
+        gate.refuses(&stranger.good(), VerifyErrorKind::BadSignature, round);
+        let typed = header().text("typ", "JWT");
+        gate.refuses(&signer.token(typed, Object::claims()), WRONG_TYPE, round);
+        let other = header().text("alg", "none");
+        gate.refuses(&signer.token(other, Object::claims()), UNSUPPORTED, round);
+        for spelling in [format!("{head}A"), head[1..].to_owned()] {
+            gate.refuses(&signer.token_of_parts(&spelling, &claims), MALFORMED, round);
+        }
+        gate.accepts(&signer.good(), round);
+    }
+    let second = signer.token(header().text("kid", "another"), Object::claims());
+    gate.accepts(&second, "a second header of the same key");
+    gate.accepts(&signer.good(), "and the first again");
+}
+
 // `typ` and `cty`.
 
 #[test]

@@ -30,6 +30,17 @@ impl<'a> Header<'a> {
         Ok(header)
     }
 
+    pub(super) fn to_owned(&self) -> Header<'static> {
+        let own = |text: &Option<Cow<'_, str>>| text.as_deref().map(|text| text.to_owned().into());
+        Header {
+            alg: own(&self.alg),
+            kid: own(&self.kid),
+            typ: own(&self.typ),
+            cty: own(&self.cty),
+            extended: self.extended,
+        }
+    }
+
     /// The algorithm, once the header has nothing that this verifier must not overlook.
     pub(super) fn algorithm(&self) -> Result<Algorithm, VerifyErrorKind> {
         if self.extended || self.kid().is_some_and(|kid| kid.len() > MAX_KID) {

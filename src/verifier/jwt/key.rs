@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, OnceLock};
 
 use base64_simd::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk};
@@ -12,17 +13,29 @@ use thiserror::Error;
 use crate::trace;
 use crate::verifier::jwt::Algorithm;
 use crate::verifier::jwt::crypto::{MAX_RSA_BITS, SignatureKey};
+use crate::verifier::jwt::header::Header;
 
 /// The most keys of a set that are read.
 const MAX_KEYS: usize = 64;
 
+/// The longest header that is kept, in bytes of base64url.
+const MAX_SEEN_HEADER: usize = 512;
+
 /// A key that checks signatures of exactly one algorithm (RFC 8725 §3.1).
 pub struct VerifyingKey {
-    pub(super) kid: Option<Box<str>>,
+    pub(super) kid: Option<Arc<str>>,
     pub(super) algorithm: Algorithm,
     pub(super) key: SignatureKey,
     /// A hash of the key, to tell whether a set still has it.
     print: u64,
+    /// The header of the first token that it has verified: that of most others too.
+    header: OnceLock<SeenHeader>,
+}
+
+/// A header as it stands in a token, and what that says.
+struct SeenHeader {
+    text: Box<str>,
+    header: Header<'static>,
 }
 
 /// Why a key, or a set of them, cannot be used.
@@ -186,7 +199,14 @@ impl VerifyingKey {
         }
         let print = print_of(key);
         let key = SignatureKey::new(algorithm, key).ok_or(InvalidKey::Mismatch(algorithm))?;
-        Ok(Self { kid: None, algorithm, key, print })
+        Ok(Self { kid: None, algorithm, key, print, header: OnceLock::new() })
+    }
+
+    /// Keeps the header of a token that this key has verified, unless it has one already.
+    pub(super) fn has_verified(&self, text: &str, header: &Header<'_>) {
+        if text.len() <= MAX_SEEN_HEADER {
+            self.header.get_or_init(|| SeenHeader { text: text.into(), header: header.to_owned() });
+        }
     }
 }
 
@@ -267,6 +287,12 @@ impl KeySet {
                     (Some(_), Some(named)) => key.kid.as_deref() == Some(named),
                 }
         })
+    }
+
+    /// What this text says, where a key has verified a token with it.
+    pub(super) fn seen_header(&self, text: &str) -> Option<&Header<'static>> {
+        let seen = self.keys.iter().filter_map(|key| key.header.get());
+        seen.filter(|seen| *seen.text == *text).map(|seen| &seen.header).next()
     }
 
     /// Whether a key has this name.
