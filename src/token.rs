@@ -151,9 +151,9 @@ fn is_b64token(text: &[u8]) -> bool {
 }
 
 fn has_access_token(query: &str) -> bool {
-    query.split('&').any(|pair| {
-        let rest = pair.strip_prefix("access_token");
-        rest.is_some_and(|rest| matches!(rest.as_bytes().first(), None | Some(b'=')))
+    query.as_bytes().split(|&byte| byte == b'&').any(|pair| {
+        let rest = pair.strip_prefix(b"access_token");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'=')))
     })
 }
 

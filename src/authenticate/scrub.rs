@@ -40,35 +40,45 @@ const IDENTITY_HEADERS: &[&str] = &[
     "x-user-roles",
 ];
 
-/// Names to remove, by their length.
+/// Names to remove.
 #[derive(Clone)]
-pub(super) struct Scrub(Vec<Vec<HeaderName>>);
+pub(super) struct Scrub {
+    names: Vec<HeaderName>,
+    /// A bit for the shape of each of them: what has another shape than all is none of them.
+    shapes: [u64; 16],
+}
 
 impl Scrub {
     pub(super) fn new(names: impl IntoIterator<Item = HeaderName>) -> Self {
-        let mut by_length = Vec::new();
-        for name in names {
-            let length = name.as_str().len();
-            if by_length.len() <= length {
-                by_length.resize(length + 1, Vec::new());
-            }
-            by_length[length].push(name);
+        let names: Vec<_> = names.into_iter().collect();
+        let mut shapes = [0; 16];
+        for name in &names {
+            let (word, bit) = shape(name);
+            shapes[word] |= bit;
         }
-        Self(by_length)
+        Self { names, shapes }
     }
 
     pub(super) fn remove_from(&self, headers: &mut HeaderMap) {
-        for name in self.0.iter().flatten() {
+        for name in &self.names {
             headers.remove(name);
         }
     }
 
     /// To be asked of each header that is there: most requests have none of these, and to look for
-    /// every one of them would cost more than the rest of a layer. Few headers are as long as one of
-    /// these, and fewer have to be compared.
+    /// every one of them would cost more than the rest of a layer.
     pub(super) fn has(&self, name: &HeaderName) -> bool {
-        self.0.get(name.as_str().len()).is_some_and(|names| names.contains(name))
+        let (word, bit) = shape(name);
+        self.shapes[word] & bit != 0 && self.names.contains(name)
     }
+}
+
+/// One of 1024 bits for a name's length, beginning and end, which tell most names apart.
+fn shape(name: &HeaderName) -> (usize, u64) {
+    let name = name.as_str().as_bytes();
+    let ends = [name.first(), name.last()].map(|byte| byte.map_or(0, |&byte| usize::from(byte)));
+    let shape = 13 * name.len() + 37 * ends[0] + 5 * ends[1];
+    (shape / 64 % 16, 1 << (shape % 64))
 }
 
 impl Default for Scrub {
