@@ -391,7 +391,7 @@ mod tests {
         }"#;
         let claims = RegisteredClaims::parse(payload.as_bytes(), &names).unwrap();
         assert_eq!(claims.scopes.as_deref(), Some("read list"), "no element grants two scopes");
-        assert_eq!(claims.roles, ["editor", "staff"]);
+        assert_eq!(claims.roles[..], ["editor", "staff"]);
         assert_eq!(claims.client(), Some("first"));
         assert_eq!(claims.fixed, 1);
         let shallow = r#"{"scp": {"scp": "read"}, "realm_access": ["editor"], "token_use": "id"}"#;

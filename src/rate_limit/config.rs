@@ -95,8 +95,11 @@ impl Config {
         }
     }
 
-    /// What the request is decided by; `None` when it is not limited.
-    pub(super) fn question<B>(&self, request: &Request<B>) -> Result<Option<Question>, Rejection> {
+    /// What the request is decided by, and what to ask about it; `None` when it is not limited.
+    pub(super) fn question<B>(
+        &self,
+        request: &Request<B>,
+    ) -> Result<Option<(&Arc<Limits>, Question)>, Rejection> {
         let caller = Caller::of(request.headers(), request.extensions(), &self.client_ip);
         let knows_tiers = !self.tiers.is_empty() || self.anonymous.is_some();
         if caller.authenticated.is_none() && knows_tiers {
@@ -125,12 +128,13 @@ impl Config {
             let take = take(limit).inspect_err(|_| trace::not_placed(&limit.policy.name)).ok();
             shadows.push(TakeRequest::together(take, now));
         }
-        Ok(Some(Question::new(limits.clone(), enforced, shadows)))
+        Ok(Some((limits, Question { enforced, shadows })))
     }
 
     /// Turns the store's answers into what is left to be done, or into a refusal.
     pub(super) fn conclude<B>(
         self: &Arc<Self>,
+        limits: &Limits,
         question: &Question,
         answers: Answers,
         request: &mut Request<B>,
@@ -141,25 +145,25 @@ impl Config {
         })?;
         let takes = question.enforced.takes();
         if let Some(slot) = AuditSlot::of(request.extensions()) {
-            question.limits.note(slot, takes, &decisions);
+            limits.note(slot, takes, &decisions);
             if decisions.are_fallback() {
                 slot.fell_back();
             }
         }
-        let fields = question.limits.shown.fields(takes, &decisions, || self.clock.now());
+        let fields = limits.shown.fields(takes, &decisions, || self.clock.now());
         if !decisions.are_allowed() {
-            let rejection = question.limits.rejection(takes, &decisions);
+            let rejection = limits.rejection(takes, &decisions);
             let mut response = self.refuse(rejection, request);
             if let Some(fields) = fields {
                 fields.add_to(&mut response);
             }
             return Err(response);
         }
-        if !question.limits.have_more_to_do {
+        if !limits.have_more_to_do {
             return Ok(Passed { fields, refunds: None });
         }
-        let shadows = question.limits.shadows(question, answers.shadows, request);
-        let enforced = question.limits.enforced.iter().zip(takes.iter().copied());
+        let shadows = limits.shadows(question, answers.shadows, request);
+        let enforced = limits.enforced.iter().zip(takes.iter().copied());
         let taken = || enforced.clone().chain(shadows.iter().copied());
         let settled = taken().filter(|(limit, _)| limit.policy.afterwards == Afterwards::Settle);
         Cost::charge(request, settled.map(|(_, take)| Taken(take)), &self.store, &self.clock);

@@ -8,7 +8,7 @@ use http::{Request, Response};
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use crate::rate_limit::config::{Config, Passed};
+use crate::rate_limit::config::{Config, Limits, Passed};
 use crate::rate_limit::question::Asking;
 use crate::rejection::{AnswerFuture, ResponseBody};
 
@@ -33,10 +33,11 @@ pin_project! {
 }
 
 /// A request that waits for the store, and the service that is ready for it.
-struct Waiting<S, ReqBody> {
-    service: S,
-    request: Request<ReqBody>,
-    config: Arc<Config>,
+pub(super) struct Waiting<S, ReqBody> {
+    pub(super) service: S,
+    pub(super) request: Request<ReqBody>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) config: Arc<Config>,
 }
 
 impl<S, ReqBody> RateLimitFuture<S, ReqBody>
@@ -52,13 +53,8 @@ where
         Self { state: State::Answer { answer }, passed: Passed::default() }
     }
 
-    pub(super) fn asking(
-        answer: Asking,
-        service: S,
-        request: Request<ReqBody>,
-        config: Arc<Config>,
-    ) -> Self {
-        let waiting = Some(Box::new(Waiting { service, request, config }));
+    pub(super) fn asking(answer: Asking, waiting: Waiting<S, ReqBody>) -> Self {
+        let waiting = Some(Box::new(waiting));
         Self { state: State::Asking { answer, waiting }, passed: Passed::default() }
     }
 }
@@ -81,9 +77,9 @@ where
                 }
                 StateProj::Asking { answer, waiting } => {
                     let (question, answers) = ready!(answer.as_mut().poll(cx));
-                    let Waiting { mut service, mut request, config } =
+                    let Waiting { mut service, mut request, limits, config } =
                         *waiting.take().expect("polled after completion");
-                    let answer = match config.conclude(&question, answers, &mut request) {
+                    let answer = match config.conclude(&limits, &question, answers, &mut request) {
                         Ok(passed) => {
                             *this.passed = passed;
                             AnswerFuture::service(service.call(request))

@@ -4,16 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::quota::Decisions;
-use crate::rate_limit::config::Limits;
 use crate::store::{ErasedStore, StoreError, TakeRequest};
 
 /// What is asked about a request: all policies that can refuse it together, and each one in shadow
 /// by itself once those have let it through.
 pub(super) struct Question {
-    pub(super) limits: Arc<Limits>,
     pub(super) enforced: TakeRequest,
     pub(super) shadows: Vec<TakeRequest>,
-    answered: Option<Answers>,
 }
 
 pub(super) struct Answers {
@@ -26,37 +23,28 @@ pub(super) struct Answers {
 pub(super) type Asking = Pin<Box<dyn Future<Output = (Question, Answers)> + Send>>;
 
 impl Question {
-    pub(super) fn new(
-        limits: Arc<Limits>,
-        enforced: TakeRequest,
-        shadows: Vec<TakeRequest>,
-    ) -> Self {
-        Self { limits, enforced, shadows, answered: None }
-    }
-
-    /// All answers, where none of them has to be waited for.
-    pub(super) fn try_ask(&mut self, store: &dyn ErasedStore) -> Option<Answers> {
+    /// All answers, where none of them has to be waited for, or those that there are.
+    pub(super) fn try_ask(&self, store: &dyn ErasedStore) -> Result<Answers, Option<Answers>> {
         let enforced = if self.enforced.takes().is_empty() {
             // All policies are in shadow.
             Ok(Decisions::from_iter([]))
         } else {
-            complete(&self.enforced, store.try_take(&self.enforced)?)
+            complete(&self.enforced, store.try_take(&self.enforced).ok_or(None)?)
         };
         let mut answers = Answers { enforced, shadows: Vec::new() };
         while let Some(shadow) = self.open(&answers) {
-            let Some(answer) = store.try_take(shadow) else {
-                self.answered = Some(answers);
-                return None;
-            };
-            answers.shadows.push(complete(shadow, answer));
+            match store.try_take(shadow) {
+                Some(answer) => answers.shadows.push(complete(shadow, answer)),
+                None => return Err(Some(answers)),
+            }
         }
-        Some(answers)
+        Ok(answers)
     }
 
     /// All answers, after those that [`try_ask`](Self::try_ask) has got.
-    pub(super) fn ask(mut self, store: Arc<dyn ErasedStore>) -> Asking {
+    pub(super) fn ask(self, answered: Option<Answers>, store: Arc<dyn ErasedStore>) -> Asking {
         Box::pin(async move {
-            let mut answers = match self.answered.take() {
+            let mut answers = match answered {
                 Some(answers) => answers,
                 None => {
                     let answer = store.clone().take(self.enforced.clone()).await;
@@ -84,9 +72,10 @@ fn complete(
     asked: &TakeRequest,
     answer: Result<Decisions, StoreError>,
 ) -> Result<Decisions, StoreError> {
-    let decisions = answer?;
-    if decisions.len() == asked.takes().len() {
-        return Ok(decisions);
+    match answer {
+        Ok(decisions) if decisions.len() != asked.takes().len() => {
+            Err(StoreError::new("the store has not decided on everything that it was asked"))
+        }
+        answer => answer,
     }
-    Err(StoreError::new("the store has not decided on everything that it was asked"))
 }

@@ -9,6 +9,7 @@ use tower_service::Service;
 
 use crate::rate_limit::RateLimitFuture;
 use crate::rate_limit::config::{Config, Passed};
+use crate::rate_limit::future::Waiting;
 use crate::rejection::ResponseBody;
 
 /// Middleware that limits how often each caller comes; see the [module](crate::rate_limit).
@@ -40,8 +41,8 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        let mut question = match config.question(&request) {
-            Ok(Some(question)) => question,
+        let (limits, question) = match config.question(&request) {
+            Ok(Some(asked)) => asked,
             Ok(None) => {
                 return RateLimitFuture::service(self.inner.call(request), Passed::default());
             }
@@ -49,17 +50,22 @@ where
                 return RateLimitFuture::refused(config.refuse(rejection, &request));
             }
         };
-        if let Some(answers) = question.try_ask(&*config.store) {
-            return match config.conclude(&question, answers, &mut request) {
-                Ok(passed) => RateLimitFuture::service(self.inner.call(request), passed),
-                Err(response) => RateLimitFuture::refused(response),
-            };
-        }
-        let asking = question.ask(config.store.clone());
+        let answered = match question.try_ask(&*config.store) {
+            Ok(answers) => {
+                return match config.conclude(limits, &question, answers, &mut request) {
+                    Ok(passed) => RateLimitFuture::service(self.inner.call(request), passed),
+                    Err(response) => RateLimitFuture::refused(response),
+                };
+            }
+            Err(answered) => answered,
+        };
+        let asking = question.ask(answered, config.store.clone());
+        let (limits, config) = (limits.clone(), config.clone());
         // The service that is ready waits for the answer; the clone is not.
         let next = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, next);
-        RateLimitFuture::asking(asking, ready, request, config.clone())
+        let waiting = Waiting { service: ready, request, limits, config };
+        RateLimitFuture::asking(asking, waiting)
     }
 }
 
