@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub(super) struct Rule {
     pub(super) ban: u64,
     /// What a ban grows to that follows others; the first one where it does not grow.
     pub(super) longest_ban: u64,
+    /// How many attempts from one address may wait.
+    pub(super) max_waiting: usize,
 }
 
 /// How one address stands.
@@ -35,13 +37,20 @@ struct Standing {
     in_flight: u32,
     /// Attempts that would be too many if all of them failed, in the order in which they came.
     waiting: BTreeMap<u64, Waker>,
+    /// Attempts that have waited and whose turn it is. They are under way already, so that none that
+    /// comes later takes their turn.
+    called: BTreeSet<u64>,
 }
 
 /// Whether an attempt may begin.
 #[derive(Debug, Eq, PartialEq)]
 pub(super) enum Start {
-    Banned { wait: Duration },
+    Banned {
+        wait: Duration,
+    },
     Busy,
+    /// As many as may wait are waiting.
+    Crowded,
     Started,
 }
 
@@ -73,19 +82,15 @@ impl Failures {
         now: u64,
         place: Option<(u64, &Waker)>,
     ) -> Start {
-        let mut standings = self.standings.lock(key);
-        let standing = self.standing(&mut standings, key, now);
-        if let Some(wait) = standing.ban(now) {
-            return Start::Banned { wait };
-        }
-        if standing.free(rule, now) > 0 {
-            standing.in_flight += 1;
-            return Start::Started;
-        }
-        if let Some((place, waker)) = place {
-            standing.waiting.insert(place, waker.clone());
-        }
-        Start::Busy
+        let (start, woken) = {
+            let mut standings = self.standings.lock(key);
+            let standing = self.standing(&mut standings, key, now);
+            // Time alone may have made room.
+            let woken = standing.next_waiting(rule, now);
+            (standing.start(rule, now, place), woken)
+        };
+        woken.into_iter().for_each(Waker::wake);
+        start
     }
 
     /// Ends an attempt that may no longer fail, and lets others begin.
@@ -116,15 +121,16 @@ impl Failures {
         failed
     }
 
-    /// Gives up a place. Who was told to begin and has gone leaves that to the next.
+    /// Gives up a place. Whose turn it was and who has gone leaves it to the next.
     pub(super) fn leave(&self, key: PartitionKey, place: u64, rule: &Rule, now: u64) {
         let woken = {
             let mut standings = self.standings.lock(key);
             let Some(standing) = standings.get_mut(&key) else { return };
-            match standing.waiting.remove(&place) {
-                Some(_) => Vec::new(),
-                None => standing.next_waiting(rule, now),
+            standing.waiting.remove(&place);
+            if standing.called.remove(&place) {
+                standing.in_flight = standing.in_flight.saturating_sub(1);
             }
+            standing.next_waiting(rule, now)
         };
         woken.into_iter().for_each(Waker::wake);
     }
@@ -188,12 +194,38 @@ impl Standing {
         decision.usage().remaining.max(1).saturating_sub(self.in_flight)
     }
 
+    fn start(&mut self, rule: &Rule, now: u64, place: Option<(u64, &Waker)>) -> Start {
+        if let Some(wait) = self.ban(now) {
+            return Start::Banned { wait };
+        }
+        if place.is_some_and(|(place, _)| self.called.remove(&place)) {
+            return Start::Started;
+        }
+        if self.waiting.is_empty() && self.free(rule, now) > 0 {
+            self.in_flight += 1;
+            return Start::Started;
+        }
+        if let Some((place, waker)) = place {
+            let is_new = !self.waiting.contains_key(&place);
+            if is_new && self.waiting.len() >= rule.max_waiting {
+                return Start::Crowded;
+            }
+            self.waiting.insert(place, waker.clone());
+        }
+        Start::Busy
+    }
+
     fn next_waiting(&mut self, rule: &Rule, now: u64) -> Vec<Waker> {
         if self.waiting.is_empty() {
             return Vec::new();
         }
-        let free = self.free(rule, now);
-        (0..free).map_while(|_| self.waiting.pop_first()).map(|(_, waker)| waker).collect()
+        let mut woken = Vec::new();
+        for (place, waker) in (0..self.free(rule, now)).map_while(|_| self.waiting.pop_first()) {
+            self.in_flight += 1;
+            self.called.insert(place);
+            woken.push(waker);
+        }
+        woken
     }
 
     fn fail(&mut self, rule: &Rule, now: u64) -> Failed {
@@ -229,8 +261,12 @@ mod tests {
     use super::*;
 
     const SECOND: u64 = 1_000_000_000;
-    const RULE: Rule =
-        Rule { quota: Quota::per_minute(3), ban: 600 * SECOND, longest_ban: 600 * SECOND };
+    const RULE: Rule = Rule {
+        quota: Quota::per_minute(3),
+        ban: 600 * SECOND,
+        longest_ban: 600 * SECOND,
+        max_waiting: 100,
+    };
 
     fn key(name: u32) -> PartitionKey {
         PartitionKey::new([name.to_le_bytes()])

@@ -120,6 +120,7 @@ where
                         Start::Banned { wait } => {
                             AnswerFuture::refused(config.banned(wait, &request))
                         }
+                        Start::Crowded => AnswerFuture::refused(config.crowded(&request)),
                         _ => {
                             let watched = Watched::started(config, key, now, &mut request);
                             *this.watched = Some(watched);

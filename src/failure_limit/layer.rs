@@ -49,7 +49,7 @@ impl FailureLimitLayer {
         Self {
             config: Arc::new(Config {
                 failures: Arc::new(Failures::new(100_000)),
-                rule: Rule { quota: failures, ban, longest_ban: ban },
+                rule: Rule { quota: failures, ban, longest_ban: ban, max_waiting: 1000 },
                 name: "failures".into(),
                 clock: Arc::new(SystemClock),
                 style: None,
@@ -92,6 +92,13 @@ impl FailureLimitLayer {
     /// made before share nothing with it. Default: 100 000.
     pub fn with_max_addresses(mut self, max: usize) -> Self {
         self.config_mut().failures = Arc::new(Failures::new(max));
+        self
+    }
+
+    /// How many requests with credentials may wait for others from their address; further ones are
+    /// refused with 429 `rate_limited` and `Retry-After`. Default: 1000.
+    pub fn with_max_waiting(mut self, max: usize) -> Self {
+        self.config_mut().rule.max_waiting = max;
         self
     }
 

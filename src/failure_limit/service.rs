@@ -67,7 +67,7 @@ where
         };
         match start {
             Start::Banned { wait } => FailureLimitFuture::refused(config.banned(wait, &request)),
-            Start::Busy => {
+            Start::Busy | Start::Crowded => {
                 // The service that is ready waits for its turn; the clone is not.
                 let next = self.inner.clone();
                 let ready = std::mem::replace(&mut self.inner, next);
@@ -156,6 +156,10 @@ impl Drop for Watched {
 }
 
 impl Config {
+    pub(super) fn crowded<B>(&self, request: &Request<B>) -> Box<Response<Bytes>> {
+        self.refuse(Rejection::too_many_at_once(self.name.clone()), request)
+    }
+
     pub(super) fn banned<B>(&self, wait: Duration, request: &Request<B>) -> Box<Response<Bytes>> {
         if let Some(slot) = AuditSlot::of(request.extensions()) {
             slot.limited(self.name.clone(), 0);

@@ -354,6 +354,54 @@ async fn good_requests_that_come_all_at_once_all_come_in() {
 }
 
 #[tokio::test]
+async fn nobody_who_comes_later_takes_the_turn_of_one_who_waits() {
+    let verifier = Counting::shut();
+    let service = gate(&limit(1, &ManualClock::default()), &verifier);
+    let ask = || Box::pin(service.clone().oneshot(from(ATTACKER, with_token("good"))));
+    let [mut first, mut second, mut third] = [ask(), ask(), ask()];
+    for waiting in [&mut first, &mut second, &mut third] {
+        assert!(poll(waiting.as_mut()).is_pending());
+    }
+    verifier.answer(1);
+    assert!(poll(first.as_mut()).is_ready());
+    // The second has been called, and has not noticed yet.
+    let mut late = ask();
+    assert!(poll(late.as_mut()).is_pending());
+    assert!(poll(third.as_mut()).is_pending());
+    assert_eq!(verifier.asked(), 1, "neither the third nor the latecomer");
+    assert!(poll(second.as_mut()).is_pending());
+    assert_eq!(verifier.asked(), 2, "the second");
+    // It leaves, and so does the third, which is called then.
+    drop(second);
+    drop(third);
+    verifier.answer(1);
+    assert!(poll(late.as_mut()).is_ready(), "the turn is passed on");
+    assert_eq!(verifier.asked(), 3);
+}
+
+#[tokio::test]
+async fn who_would_wait_behind_too_many_is_refused() {
+    let verifier = Counting::shut();
+    let limit = limit(1, &ManualClock::default()).with_max_waiting(2);
+    let service = gate(&limit, &verifier);
+    let ask = || Box::pin(service.clone().oneshot(from(ATTACKER, with_token("good"))));
+    let mut waiting = [ask(), ask(), ask()];
+    for answer in &mut waiting {
+        assert!(poll(answer.as_mut()).is_pending());
+    }
+    let answer = send(&service, from(ATTACKER, with_token("good"))).await;
+    assert_eq!((answer.status.as_u16(), answer.error().as_str()), (429, "rate_limited"));
+    assert_eq!(answer.header("retry-after"), "1", "attack 43");
+    let rejection = answer.extensions.get().map(Rejection::reason);
+    assert_eq!(rejection, Some("too_many_at_once"));
+    verifier.answer(4);
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().status(), 200, "they were not disturbed");
+    }
+    assert_eq!(status(&service, ATTACKER, "bad").await, 401);
+}
+
+#[tokio::test]
 async fn an_answer_that_takes_its_time_holds_up_nobody() {
     let handler =
         service_fn(|_: Request<TestBody>| pending::<Result<Response<TestBody>, Infallible>>());
