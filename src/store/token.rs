@@ -335,6 +335,9 @@ pub struct TokenQuery {
 }
 
 impl TokenQuery {
+    /// How many are listed at once at most.
+    pub(crate) const MOST: usize = 1000;
+
     /// The first hundred.
     #[must_use]
     pub fn new(filter: TokenFilter) -> Self {
@@ -351,7 +354,7 @@ impl TokenQuery {
     /// How many at most. Default: 100; more than 1000 are never listed at once.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit.min(1000);
+        self.limit = limit.min(Self::MOST);
         self
     }
 

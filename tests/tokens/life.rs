@@ -25,6 +25,8 @@ with_every_store! {
     a_principal_is_what_the_record_says
     both_tokens_are_good_while_they_overlap
     of_all_that_rotate_one_token_one_gets_its_successor
+    nobody_who_rotates_meanwhile_escapes_a_revocation_of_all
+    a_token_that_has_not_begun_begins_no_sooner_when_it_is_replaced
     tokens_are_listed_without_their_texts
     last_uses_are_written_behind_and_coarse
 }
@@ -209,6 +211,52 @@ async fn of_all_that_rotate_one_token_one_gets_its_successor(store: impl TokenSt
         assert_eq!(found.replaced_by.as_ref(), Some(&winners[0].record.id));
         assert_eq!(scene.status(winners[0].token.expose()).await, 200);
     }
+}
+
+async fn nobody_who_rotates_meanwhile_escapes_a_revocation_of_all(store: impl TokenStore) {
+    let scene = Arc::new(Scene::new(store));
+    for round in 0..10 {
+        let subject = format!("user-{round}");
+        let mut rotations = tokio::task::JoinSet::new();
+        for n in 0..4 {
+            let (scene, mut last) = (scene.clone(), scene.issue(&subject).await);
+            rotations.spawn(async move {
+                // On and on, until there is nothing left to replace.
+                let mut texts = vec![last.token.expose().to_owned()];
+                loop {
+                    let overlap = Duration::from_secs(3600 * (n % 2));
+                    match scene.tokens.rotate(&last.record.id, overlap).await {
+                        Ok(next) => last = next,
+                        Err(TokenError::Ended) => return texts,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                    texts.push(last.token.expose().to_owned());
+                }
+            });
+        }
+        for _ in 0..20 * round {
+            tokio::task::yield_now().await;
+        }
+        scene.tokens.revoke_all(TokenFilter::subject(ISSUER, &subject)).await.unwrap();
+        let deadline = tokio::time::timeout(Duration::from_secs(60), rotations.join_all());
+        let texts = deadline.await.expect("a successor has escaped, and is replaced for ever");
+        for text in texts.iter().flatten() {
+            assert_eq!(scene.status(text).await, 401, "OPAQUE-70, attack 38: round {round}");
+        }
+    }
+}
+
+async fn a_token_that_has_not_begun_begins_no_sooner_when_it_is_replaced(store: impl TokenStore) {
+    let scene = Scene::new(store);
+    let new = NewToken::new("user-1").not_before(at(100)).expires_at(at(200));
+    let issued = scene.tokens.issue(new).await.unwrap();
+    let next = scene.tokens.rotate(&issued.record.id, Duration::ZERO).await.unwrap();
+    let token = next.token.expose();
+    assert_eq!(scene.outcome(token).await.1, "token_not_active");
+    scene.clock.set_now(at(100));
+    assert_eq!(scene.status(token).await, 200);
+    let after = scene.tokens.rotate(&next.record.id, Duration::ZERO).await.unwrap();
+    assert_eq!(scene.status(after.token.expose()).await, 200, "a beginning that is past is none");
 }
 
 async fn tokens_are_listed_without_their_texts(store: impl TokenStore) {

@@ -135,7 +135,7 @@ impl OpaqueTokens {
     ///
     /// When the store cannot answer.
     pub async fn list(&self, query: TokenQuery) -> Result<TokenPage, StoreError> {
-        let wanted = query.limit;
+        let wanted = query.limit.min(TokenQuery::MOST);
         let mut records = self.store.list(&TokenQuery { limit: wanted + 1, ..query }).await?;
         let more = records.len() > wanted;
         records.truncate(wanted);
@@ -158,7 +158,7 @@ impl OpaqueTokens {
         if let Some(error) = why_not(&old, now) {
             return Err(error);
         }
-        let issued = self.make(NewToken::like(&old))?;
+        let issued = self.make(NewToken::like(&old, now))?;
         let until = now.checked_add(overlap).ok_or(TokenError::NeverGood)?;
         let successor = issued.record.clone();
         let replacement = Replacement { id: old.id, until, now, successor };
