@@ -297,6 +297,25 @@ macro_rules! token_store {
                 set.map(|done| done.rows_affected() > 0).map_err(StoreError::new)
             }
 
+            async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
+                let sooner = "UPDATE tower_gate_tokens \
+                    SET expires_at = CASE WHEN expires_at < $2 THEN expires_at ELSE $2 END \
+                    WHERE id = $1 AND revoked_at IS NULL";
+                let sooner = sqlx::query(sooner).bind(id).bind(sql::to_millis(at));
+                let done = sooner.execute(&self.pool).await.map_err(StoreError::new)?;
+                Ok(done.rows_affected() > 0)
+            }
+
+            async fn purge(&self, before: SystemTime, most: usize) -> Result<u64, StoreError> {
+                let purge = "DELETE FROM tower_gate_tokens WHERE id IN (\
+                    SELECT id FROM tower_gate_tokens \
+                    WHERE expires_at < $1 OR revoked_at < $1 LIMIT $2)";
+                let most = i64::try_from(most).unwrap_or(i64::MAX);
+                let purge = sqlx::query(purge).bind(sql::to_millis(before)).bind(most);
+                let done = purge.execute(&self.pool).await.map_err(StoreError::new)?;
+                Ok(done.rows_affected())
+            }
+
             async fn touch(&self, used: &[(String, SystemTime)]) -> Result<(), StoreError> {
                 for some in used.chunks(sql::TOUCHED_AT_ONCE) {
                     self.touch_some(some).await.map_err(StoreError::new)?;

@@ -17,7 +17,8 @@ pub struct PostgresTokenStore {
 
 /// Each brings the tables from the version before to its own. Ids are in the order of their bytes,
 /// whatever the language of the database is.
-const MIGRATIONS: [&str; 1] = [r#"
+const MIGRATIONS: [&str; 2] = [
+    r#"
     CREATE TABLE tower_gate_tokens (
         id TEXT COLLATE "C" PRIMARY KEY,
         digest BYTEA NOT NULL UNIQUE,
@@ -38,7 +39,10 @@ const MIGRATIONS: [&str; 1] = [r#"
     );
     CREATE INDEX tower_gate_tokens_subject ON tower_gate_tokens (issuer, subject, id);
     CREATE INDEX tower_gate_tokens_client ON tower_gate_tokens (client, id);
-"#];
+    "#,
+    "CREATE INDEX tower_gate_tokens_expires_at ON tower_gate_tokens (expires_at);
+    CREATE INDEX tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);",
+];
 
 // Locks of this crate's last until the transaction ends. Two that make one table at once would meet in
 // the catalogue, so that one of them failed. A revocation that does not see the successor that another
