@@ -261,6 +261,7 @@ async fn tokens_that_say_nothing_are_asked_about() {
 async fn issue(api: &Api, admin: &str, wanted: Value) -> (String, String) {
     let answer = api.tell("POST", "/admin/tokens", admin, Some(wanted)).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    assert_eq!(answer.headers["cache-control"], "no-store", "a token is shown once");
     let text = |name: &str| answer.body[name].as_str().unwrap().to_owned();
     (text("id"), text("token"))
 }
@@ -273,7 +274,7 @@ async fn tokens_live_and_end(flags: &[&str]) {
     assert_eq!(api.outcome("GET", "/api/v1/reports", token("opaque")).await.0, 200);
     let wanted = json!({
         "subject": "ada", "client": "web", "scopes": ["read:reports"], "roles": ["editor"],
-        "expires_in": 600,
+        "expires_in": 600, "metadata": { "plan": "pro" },
     });
     let (id, first) = issue(&api, admin, wanted).await;
     let me = api.ask("GET", "/api/v1/me", &first).await.body;
@@ -286,7 +287,12 @@ async fn tokens_live_and_end(flags: &[&str]) {
     for (method, path) in [
         ("POST", "/admin/tokens"),
         ("GET", "/admin/tokens?subject=ada"),
+        ("DELETE", "/admin/tokens?subject=ada"),
         ("POST", &format!("{path}/rotate")),
+        ("POST", &format!("{path}/expire")),
+        ("POST", &format!("{path}/enable")),
+        ("POST", &format!("{path}/disable")),
+        ("GET", &path),
         ("DELETE", &path),
     ] {
         let refused = (403, "forbidden".to_owned());
@@ -298,6 +304,7 @@ async fn tokens_live_and_end(flags: &[&str]) {
     let overlap = Some(json!({ "overlap": 600 }));
     let rotated = api.tell("POST", &format!("{path}/rotate"), admin, overlap).await;
     assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.body);
+    assert_eq!(rotated.headers["cache-control"], "no-store");
     let (second_id, second) = (rotated.body["id"].as_str(), rotated.body["token"].as_str());
     let (second_id, second) = (second_id.unwrap(), second.unwrap());
     for token in [&*first, second] {
@@ -305,6 +312,15 @@ async fn tokens_live_and_end(flags: &[&str]) {
     }
     let again = api.ask("POST", &format!("{path}/rotate"), admin).await;
     assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
+
+    let described = api.ask("GET", &path, admin).await.body;
+    assert_eq!((&described["id"], &described["metadata"]["plan"]), (&json!(id), &json!("pro")));
+    assert!(!described.to_string().contains(&first[3..20]), "OPAQUE-12");
+    for (change, word) in [("disable", "token_revoked"), ("enable", "")] {
+        let changed = api.ask("POST", &format!("{path}/{change}"), admin).await;
+        assert_eq!(changed.status, StatusCode::NO_CONTENT, "{}", changed.body);
+        assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await.1, word, "{change}");
+    }
 
     let listed = api.ask("GET", "/admin/tokens?subject=ada", admin).await.body;
     let ids: Vec<_> = listed["tokens"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
@@ -325,7 +341,34 @@ async fn tokens_live_and_end(flags: &[&str]) {
         assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await, revoked, "OPAQUE-70");
         assert_eq!(api.outcome("GET", "/api/v1/reports", second).await.0, 200);
     }
+    let over = Some(json!({ "at": 1_000_000_000 }));
+    let second_path = format!("/admin/tokens/{second_id}");
+    let ended = api.tell("POST", &format!("{second_path}/expire"), admin, over.clone()).await;
+    assert_eq!(ended.status, StatusCode::NO_CONTENT, "{}", ended.body);
+    let expired = (401, "token_expired".to_owned());
+    assert_eq!(api.outcome("GET", "/api/v1/reports", second).await, expired);
+
+    let mut of_grace = Vec::new();
+    for _ in 0..2 {
+        let wanted = json!({ "subject": "grace", "scopes": ["read:reports"] });
+        of_grace.push(issue(&api, admin, wanted).await.1);
+    }
+    let all = api.ask("DELETE", "/admin/tokens?subject=grace", admin).await;
+    assert_eq!((all.status, &all.body["revoked"]), (StatusCode::OK, &json!(2)), "{}", all.body);
+    for token in &of_grace {
+        let revoked = (401, "token_revoked".to_owned());
+        assert_eq!(api.outcome("GET", "/api/v1/reports", token).await, revoked, "OPAQUE-70");
+    }
+
     for (method, path, body, status) in [
+        ("GET", "/admin/tokens/unknown", None, 404),
+        ("POST", "/admin/tokens/unknown/enable", None, 404),
+        ("POST", "/admin/tokens/unknown/disable", None, 404),
+        ("POST", "/admin/tokens/unknown/expire", over, 404),
+        ("POST", "/admin/tokens/unknown/expire", Some(json!({ "at": u64::MAX })), 400),
+        ("POST", "/admin/tokens/unknown/expire", Some(json!({})), 422),
+        ("DELETE", "/admin/tokens", None, 400),
+        ("GET", "/admin/tokens?subject=%00", None, 400),
         ("DELETE", "/admin/tokens/unknown", None, 404),
         ("POST", "/admin/tokens/unknown/rotate", None, 404),
         ("GET", "/admin/tokens", None, 400),
