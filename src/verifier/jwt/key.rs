@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::trace;
 use crate::verifier::jwt::Algorithm;
 use crate::verifier::jwt::crypto::{MAX_RSA_BITS, SignatureKey};
+use crate::verifier::jwt::thumbprint::thumbprint;
 
 /// The most keys of a set that are read.
 const MAX_KEYS: usize = 64;
@@ -24,6 +25,7 @@ pub struct VerifyingKey {
     pub(super) key: SignatureKey,
     /// A hash of the key, to tell whether a set still has it.
     print: u64,
+    thumbprint: Option<Box<str>>,
 }
 
 /// Why a key, or a set of them, cannot be used.
@@ -136,6 +138,22 @@ impl VerifyingKey {
         self.algorithm
     }
 
+    /// The name that the key has by itself, whatever else it is called: its thumbprint (RFC 7638) with
+    /// SHA-256. A secret has none.
+    ///
+    /// ```
+    /// use tower_gate::verifier::jwt::VerifyingKey;
+    ///
+    /// let jwk = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    /// let key = VerifyingKey::from_jwk(jwk)?;
+    /// assert_eq!(key.thumbprint(), Some("kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"));
+    /// # Ok::<(), tower_gate::verifier::jwt::InvalidKey>(())
+    /// ```
+    #[must_use]
+    pub fn thumbprint(&self) -> Option<&str> {
+        self.thumbprint.as_deref()
+    }
+
     fn from_value(value: Value) -> Result<Self, InvalidKey> {
         let Value::Object(mut members) = value else {
             return Err(InvalidKey::NotAJwk("it is not an object".to_owned()));
@@ -185,9 +203,9 @@ impl VerifyingKey {
                 _ => return Err(InvalidKey::Mismatch(algorithm)),
             }
         }
-        let print = print_of(key);
+        let (print, thumbprint) = (print_of(key), thumbprint(algorithm, key));
         let key = SignatureKey::new(algorithm, key).ok_or(InvalidKey::Mismatch(algorithm))?;
-        Ok(Self { kid: None, algorithm, key, print })
+        Ok(Self { kid: None, algorithm, key, print, thumbprint })
     }
 }
 
