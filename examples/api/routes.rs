@@ -52,10 +52,10 @@ pub(crate) fn router(
     let protected = protected().merge(for_admins.route_layer(admins));
     let open = Router::new().route("/health", get(async || "ok\n"));
     let open = match metadata {
-        Some(metadata) => open.route(
-            &metadata.path().to_owned(),
-            get(async move || metadata.response().map(Body::from)),
-        ),
+        Some(metadata) => {
+            let path = metadata.path().to_owned();
+            open.route(&path, get(async move || metadata.response().map(Body::from)))
+        }
         None => open,
     };
     Ok(open.merge(protected.route_layer(layers)).layer(audit))
