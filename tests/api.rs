@@ -174,6 +174,37 @@ async fn every_route_asks_for_what_it_says() {
     assert_eq!(document.headers["content-type"], "application/json", "BEARER-41");
 }
 
+/// Whoever holds that host would be asked by clients where to get tokens for this API.
+#[tokio::test]
+async fn an_api_without_a_url_for_its_name_sends_clients_to_nobody_else() {
+    const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+    let keys = file("nameless.json", &TestIssuer::new("https://i", "reports").jwks());
+    let named = ["--jwks", &keys, "--issuer", "https://i", "--audience", "reports"];
+    let api = Api::start(&named);
+    let answer = api.ask("GET", "/api/v1/me", "").await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.headers["www-authenticate"], "Bearer realm=\"api\"", "BEARER-44");
+    assert_eq!(api.outcome("GET", WELL_KNOWN, "").await.0, 404, "BEARER-42");
+
+    let api = Api::start(&[&named[..], &["--audience", "https://reports.example"]].concat());
+    let challenge = api.ask("GET", "/api/v1/me", "").await.headers;
+    let challenge = challenge["www-authenticate"].to_str().unwrap();
+    let url = format!("resource_metadata=\"https://reports.example{WELL_KNOWN}\"");
+    assert!(challenge.contains(&url), "BEARER-44: {challenge}");
+    let document = api.ask("GET", WELL_KNOWN, "").await.body;
+    assert_eq!(document["resource"], "https://reports.example", "BEARER-42");
+}
+
+#[tokio::test]
+async fn the_demo_signs_for_the_names_that_it_is_given() {
+    let named = ["--issuer", "https://mine.example", "--audience", "reports"];
+    let mut api = Api::start(&[&["--demo"][..], &named].concat());
+    for (name, token) in api.tokens().iter().filter(|(name, _)| name != "expired") {
+        let me = api.ask("GET", "/api/v1/me", token).await;
+        assert_eq!(me.body["issuer"], "https://mine.example", "{name}: {}", me.body);
+    }
+}
+
 #[tokio::test]
 async fn every_tier_has_its_own_quota() {
     let mut api =
@@ -223,7 +254,9 @@ async fn keys_come_from_a_file_an_endpoint_or_discovery() {
     let url = format!("{name}/keys");
     let token = issuer.token("ada").sign();
     let stranger = TestIssuer::new(&name, AUDIENCE).token("ada").sign();
-    for keys in [&["--jwks", &path][..], &["--jwks", &url], &["--discover"]] {
+    // A scheme has no case (RFC 3986 §3.1).
+    let loud = url.replace("http://", "HTTP://");
+    for keys in [&["--jwks", &path][..], &["--jwks", &url], &["--jwks", &loud], &["--discover"]] {
         let flags = [keys, &["--issuer", &name, "--audience", AUDIENCE]].concat();
         let api = Api::start(&flags);
         assert_eq!(api.outcome("GET", "/api/v1/me", &token).await.0, 200, "{keys:?}");
@@ -594,6 +627,19 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--demo", "--redis", "redis://u:s3cret@127.0.0.1:1/"], "--redis redis://…@127.0.0.1:1/"),
         (&["--demo", "--redis", "nowhere"], "--redis"),
         (&["--introspect", "https://i/x"], "--introspect-client is missing"),
+        // What would be ignored without a word.
+        (&["--demo", "--introspect-client", "api:s3cret"], "without --introspect"),
+        (&["--demo", "--pepper-file", &pepper], "without --tokens"),
+        (&["--tokens", "sqlite:x", "--any-typ"], "--any-typ does nothing without --jwks"),
+        (&["--tokens", "sqlite:x", "--leeway", "9"], "--leeway does nothing without --jwks"),
+        (&["--tokens", "sqlite:x", "--audience", "a"], "--audience does nothing without --jwks"),
+        (&["--demo", "--issuer", "https://i", "--issuer", "https://j"], "--issuer is given twice"),
+        (&["--demo", "--demo"], "--demo is given twice"),
+        (
+            &["--demo", "--limit", "partner=1/60", "--limit", "partner=2/60"],
+            "--limit partner is given twice",
+        ),
+        (&[&named[..], &["--jwks", "ftp://i.example/keys"]].concat(), "must be an https URL"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
         (&["--discover", "--issuer", "https://i"], "--audience is missing"),
         (&["--discover", "--issuer", "http://i.example", "--audience", "a"], "https"),
@@ -601,8 +647,13 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&[&named[..], &["--jwks", &empty]].concat(), "no key"),
         (&[&named[..], &["--hs256-secret-file", &short]].concat(), "at least 32"),
     ] {
-        let Output { status, stdout, stderr } =
-            Command::new(&*PROGRAM).args(flags).stdin(Stdio::null()).output().unwrap();
+        let mut program = Command::new(&*PROGRAM);
+        program.args(flags).stdin(Stdio::null());
+        if !flags.contains(&"--listen") {
+            // No address of this machine (RFC 5737), so that what is accepted ends too.
+            program.args(["--listen", "192.0.2.1:0"]);
+        }
+        let Output { status, stdout, stderr } = program.output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
         assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{flags:?}: {stderr}");
