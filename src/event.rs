@@ -20,11 +20,13 @@ const MAX_METHOD: usize = 32;
 
 /// One request and what became of it.
 ///
-/// An event has no token, no query, no header but the `User-Agent` and no body. As JSON it is one
+/// An event has no token, no query, no body, and of the headers no more than the `User-Agent` and the
+/// two that name the request. As JSON it is one
 /// object with these members, `null` where unknown; they are part of this crate's API:
 ///
 /// | member | what |
 /// |---|---|
+/// | `version` | [`AuditEvent::VERSION`]: which members there are, and what they mean |
 /// | `time` | when the request came, RFC 3339 in UTC with milliseconds |
 /// | `sequence` | the event's number in this process, from 1 |
 /// | `outcome`, `reason` | [`Outcome`]; why, for a refusal: `wrong_audience`, `missing_token` … |
@@ -35,7 +37,10 @@ const MAX_METHOD: usize = 32;
 /// | `address` | the client's address |
 /// | `peer` | the transport's peer, where that is a proxy, and absent otherwise |
 /// | `method`, `path`, `user_agent` | the request; the path without its query |
-/// | `status`, `grpc_status` | the answer |
+/// | `route` | the [route's template](crate::AuditLayer::with_route); absent where none is known |
+/// | `trace_id` | the trace of a well-formed `traceparent`, and absent otherwise |
+/// | `request_id` | a well-formed `x-request-id`, and absent otherwise |
+/// | `status`, `grpc_status` | the answer; the second only of one that [ended with its head](Self::grpc_status) |
 /// | `required_scopes` | the scopes that a refused request needed |
 /// | `policy`, `remaining` | the limit that was asked last, and what it left |
 /// | `fallback` | `true` where it was [decided in place of a store that could not](Self::fallback), and absent otherwise |
@@ -44,6 +49,8 @@ const MAX_METHOD: usize = 32;
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct AuditEvent {
+    /// Always [`VERSION`](Self::VERSION).
+    pub version: u32,
     /// When the request came.
     #[serde(serialize_with = "rfc3339")]
     pub time: SystemTime,
@@ -72,10 +79,20 @@ pub struct AuditEvent {
     pub path: String,
     /// The client's description of itself, cut to 256 bytes.
     pub user_agent: Option<String>,
+    /// The template of the route, such as `/reports/{id}`, cut to 1024 bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
+    /// The trace that the client says the request belongs to: 32 hexadecimal digits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
+    /// What the client or a proxy calls the request: up to 128 letters, digits, `.`, `_` and `-`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
     /// The status of the answer; `None` where there was none.
     #[serde(serialize_with = "code")]
     pub status: Option<StatusCode>,
-    /// The `grpc-status` of an answer that ended with its head, as refusals do.
+    /// The `grpc-status` of an answer that ended with its head, as refusals do. That of a call which
+    /// has begun to answer comes in its trailers, after the event, and is not seen.
     pub grpc_status: Option<u16>,
     /// The scopes that a refused request needed.
     #[serde(serialize_with = "scopes")]
@@ -95,6 +112,11 @@ pub struct AuditEvent {
     /// How long the response's head took.
     #[serde(rename = "latency_ms", serialize_with = "millis")]
     pub latency: Duration,
+}
+
+impl AuditEvent {
+    /// Grows by one when a member goes or means something else; not when one is added.
+    pub const VERSION: u32 = 1;
 }
 
 /// What became of a request.
@@ -223,6 +245,11 @@ pub(crate) fn bounded_method(method: &Method) -> Method {
 /// The path of a target, within bounds.
 pub(crate) fn bounded_path(uri: &Uri) -> Cow<'_, str> {
     truncated(uri.path(), MAX_PATH)
+}
+
+/// The template of a route, within bounds: the application finds it, perhaps in a path.
+pub(crate) fn bounded_route(route: &str) -> String {
+    truncated(route, MAX_PATH).into_owned()
 }
 
 /// A header's text, within bounds; bytes that are not UTF-8 are replaced.

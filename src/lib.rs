@@ -116,6 +116,7 @@ mod token;
 // Outcomes.
 mod attempt;
 mod event;
+mod limit_fields;
 pub mod rejection;
 #[cfg_attr(not(feature = "tracing"), path = "trace_off.rs")]
 mod trace;

@@ -23,7 +23,7 @@ const RANKS: [&[&str]; 5] = [
         "sharded",
         "token",
     ],
-    &["attempt", "event", "rejection", "trace"],
+    &["attempt", "event", "limit_fields", "rejection", "trace"],
     &["fetch", "sink", "store", "verifier"],
     &["audit", "authenticate", "concurrency_limit", "failure_limit", "rate_limit", "require_scope"],
     &["extract", "metadata", "test_util"],

@@ -10,8 +10,11 @@ use http::header::USER_AGENT;
 use http::{Request, Response};
 use pin_project_lite::pin_project;
 
+use crate::audit::correlation::{request_id, trace_id};
 use crate::audit::layer::Config;
-use crate::event::{AuditEvent, AuditSlot, Outcome, bounded_method, bounded_path, bounded_text};
+use crate::event::{
+    AuditEvent, AuditSlot, Outcome, bounded_method, bounded_path, bounded_route, bounded_text,
+};
 use crate::rejection::{Rejection, RejectionKind, grpc_status};
 use crate::trace::{self, RequestSpan};
 
@@ -73,7 +76,9 @@ impl Pending {
         let (headers, extensions) = (request.headers(), request.extensions());
         let found = config.client_ip.find(headers, extensions);
         let user_agent = headers.get(USER_AGENT);
+        let route = config.route.as_ref().and_then(|find| find(extensions));
         let event = AuditEvent {
+            version: AuditEvent::VERSION,
             time: config.clock.now(),
             sequence: 0,
             outcome: Outcome::Aborted,
@@ -87,6 +92,9 @@ impl Pending {
             // for as long as a queue of events is.
             path: bounded_path(request.uri()).into_owned(),
             user_agent: user_agent.map(|value| bounded_text(value.as_bytes())),
+            route: route.map(bounded_route),
+            trace_id: trace_id(headers),
+            request_id: request_id(headers),
             status: None,
             grpc_status: None,
             required_scopes: Vec::new(),

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use http::Extensions;
 use tower_layer::Layer;
 
 use crate::audit::Audit;
@@ -15,11 +16,15 @@ pub struct AuditLayer {
     config: Arc<Config>,
 }
 
+type Route = dyn for<'a> Fn(&'a Extensions) -> Option<&'a str> + Send + Sync;
+
 /// What every request's audit needs.
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) sink: Arc<dyn AuditSink>,
     pub(super) client_ip: ClientIp,
+    /// `None` knows of no routes.
+    pub(super) route: Option<Arc<Route>>,
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -28,12 +33,22 @@ impl AuditLayer {
     pub fn new(sink: impl AuditSink) -> Self {
         let clock = Arc::new(SystemClock);
         let (sink, client_ip) = (Arc::new(sink), ClientIp::default());
-        Self { config: Arc::new(Config { sink, client_ip, clock }) }
+        Self { config: Arc::new(Config { sink, client_ip, route: None, clock }) }
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
     pub fn with_client_ip(mut self, client_ip: ClientIp) -> Self {
         Arc::make_mut(&mut self.config).client_ip = client_ip;
+        self
+    }
+
+    /// How the template of the route is found in the request's extensions, such as `/reports/{id}`.
+    /// Default: it is not.
+    pub fn with_route<F>(mut self, find: F) -> Self
+    where
+        F: for<'a> Fn(&'a Extensions) -> Option<&'a str> + Send + Sync + 'static,
+    {
+        Arc::make_mut(&mut self.config).route = Some(Arc::new(find));
         self
     }
 

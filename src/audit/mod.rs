@@ -26,6 +26,21 @@
 //! # let _ = layer;
 //! ```
 //!
+//! With the route's template, which a request has inside of axum's router alone:
+//!
+//! ```
+//! use axum::Router;
+//! use axum::extract::MatchedPath;
+//! use axum::routing::get;
+//! use tower_gate::AuditLayer;
+//! use tower_gate::sink::NullSink;
+//!
+//! let layer = AuditLayer::new(NullSink)
+//!     .with_route(|extensions| extensions.get::<MatchedPath>().map(MatchedPath::as_str));
+//! let app: Router = Router::new().route("/reports/{id}", get(|| async {})).layer(layer);
+//! # let _ = app;
+//! ```
+//!
 //! # Order
 //!
 //! Outermost of this crate's layers, so that refusals of the others are in the trail. The layers
@@ -40,8 +55,16 @@
 //! # Security
 //!
 //! An event names a principal only when one was verified: what a refused token claims about itself
-//! is not written down. Events hold no token, no query and no body.
+//! is not written down. Events hold no token, no query and no body. The names `trace_id` and
+//! `request_id` are the client's unless a proxy replaces them: they help to find a request, and prove
+//! nothing.
+//!
+//! # gRPC
+//!
+//! A refusal has its `grpc-status` in its head, and its event has it too. A method that answers sends
+//! it in trailers, after its event is made: that event has the HTTP status alone.
 
+mod correlation;
 mod future;
 mod layer;
 mod service;

@@ -8,8 +8,8 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use crate::concurrency_limit::ConcurrencyLimitBody;
-use crate::concurrency_limit::headers::Fields;
 use crate::concurrency_limit::permit::Permit;
+use crate::limit_fields::Fields;
 use crate::rejection::AnswerFuture;
 
 pin_project! {
@@ -46,7 +46,7 @@ where
         let mut result = ready!(this.answer.poll(cx));
         let permit = this.permit.take();
         if let (Ok(response), Some(fields)) = (&mut result, this.fields.take()) {
-            fields.append_to(response.headers_mut());
+            fields.add_to(response);
         }
         Poll::Ready(
             result.map(|response| response.map(|body| ConcurrencyLimitBody::new(body, permit))),

@@ -9,8 +9,8 @@ use tower_layer::Layer;
 use crate::client_ip::ClientIp;
 use crate::clock::{Clock, SystemClock};
 use crate::concurrency_limit::ConcurrencyLimit;
-use crate::concurrency_limit::headers::Policy;
 use crate::concurrency_limit::permit::Permits;
+use crate::limit_fields::{HeaderStyle, Shown, checked};
 use crate::partition::{Caller, Partition, PartitionHasher, PartitionKey, UnknownCaller};
 use crate::principal::Principal;
 use crate::rejection::{RefusalStyle, Rejection, Responder};
@@ -27,12 +27,13 @@ pub struct ConcurrencyLimitLayer {
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) permits: Permits,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     /// `None` refuses in the style that the request carries.
     style: Option<Arc<RefusalStyle>>,
     partition: Partition,
     hasher: PartitionHasher,
     client_ip: ClientIp,
+    headers: HeaderStyle,
     name: Arc<str>,
     tiers: Vec<Tier>,
     rest: Tier,
@@ -54,7 +55,7 @@ struct Tier {
 pub(super) struct Limit {
     pub(super) name: Arc<str>,
     pub(super) at_once: u32,
-    pub(super) policy: Policy,
+    pub(super) shown: Shown,
 }
 
 impl ConcurrencyLimitLayer {
@@ -94,11 +95,12 @@ impl ConcurrencyLimitLayer {
             partition,
             hasher: PartitionHasher::default(),
             client_ip: ClientIp::default(),
+            headers: HeaderStyle::default(),
             name: name.into(),
             tiers: Vec::new(),
             rest: Tier::limited(name, None, at_once),
         };
-        Self { config: Arc::new(config) }.with_names_hashed()
+        Self { config: Arc::new(config) }.prepared()
     }
 
     /// Whose requests are counted together. Default: each principal's.
@@ -119,7 +121,7 @@ impl ConcurrencyLimitLayer {
         }
         self.config_mut().name = name.into();
         self.config.panic_if_a_name_is_taken();
-        self.with_names_hashed()
+        self.prepared()
     }
 
     /// Gives principals that meet the requirement a limit of their own. The first tier that fits
@@ -133,7 +135,7 @@ impl ConcurrencyLimitLayer {
     pub fn with_tier(mut self, name: &str, requirement: Requirement, at_once: u32) -> Self {
         self.config_mut().tiers.push(Tier::limited(name, Some(requirement), at_once));
         self.config.panic_if_a_name_is_taken();
-        self.with_names_hashed()
+        self.prepared()
     }
 
     /// Does not limit principals that meet the requirement. The first tier that fits counts.
@@ -144,7 +146,15 @@ impl ConcurrencyLimitLayer {
     pub fn with_unlimited(mut self, name: &str, requirement: Requirement) -> Self {
         self.config_mut().tiers.push(Tier::unlimited(name, Some(requirement)));
         self.config.panic_if_a_name_is_taken();
-        self.with_names_hashed()
+        self.prepared()
+    }
+
+    /// How answers tell clients where their limit stands. Default: as draft 10 has it. Of the others,
+    /// none has words for the policy: they show how many more may run, and that a second is to be
+    /// waited.
+    pub fn with_headers(mut self, style: HeaderStyle) -> Self {
+        self.config_mut().headers = style;
+        self.prepared()
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
@@ -169,11 +179,14 @@ impl ConcurrencyLimitLayer {
         self
     }
 
-    /// Hashes the names in a key after every change of them, and not for every request.
-    fn with_names_hashed(mut self) -> Self {
+    /// Hashes names and writes fields after every change of them, and not for every request.
+    fn prepared(mut self) -> Self {
         let config = self.config_mut();
         for tier in config.tiers.iter_mut().chain([&mut config.rest]) {
             tier.hasher = config.hasher.with([&*config.name, &*tier.name]);
+            if let Some(limit) = &mut tier.limit {
+                *limit = Arc::new(Limit::new(limit.name.clone(), limit.at_once, config.headers));
+            }
         }
         self
     }
@@ -205,14 +218,19 @@ impl fmt::Debug for ConcurrencyLimitLayer {
 impl Tier {
     fn limited(name: &str, requirement: Option<Requirement>, at_once: u32) -> Self {
         assert!(at_once > 0, "a limit of no requests at once lets nobody in");
-        let policy = Policy::new(name, at_once);
-        let tier = Self::unlimited(name, requirement);
-        let limit = Arc::new(Limit { name: tier.name.clone(), at_once, policy });
-        Self { limit: Some(limit), ..tier }
+        let limit = Limit::new(checked(name), at_once, HeaderStyle::default());
+        Self { limit: Some(Arc::new(limit)), ..Self::unlimited(name, requirement) }
     }
 
     fn unlimited(name: &str, requirement: Option<Requirement>) -> Self {
         Self { name: name.into(), hasher: PartitionHasher::default(), requirement, limit: None }
+    }
+}
+
+impl Limit {
+    fn new(name: Arc<str>, at_once: u32, style: HeaderStyle) -> Self {
+        let shown = Shown::at_once(style, &name, at_once);
+        Self { name, at_once, shown }
     }
 }
 

@@ -8,7 +8,8 @@
 //! as long as they last; one that panics, or whose client goes away, ends there.
 //!
 //! Where the limit is a caller's own, every answer carries the fields of
-//! draft-ietf-httpapi-ratelimit-headers-10, beside those of other limits:
+//! draft-ietf-httpapi-ratelimit-headers-10, beside those of other limits, or those of the style that
+//! these have ([`with_headers`](ConcurrencyLimitLayer::with_headers)):
 //!
 //! ```text
 //! RateLimit-Policy: "concurrency";q=10;qu="concurrent-requests"
@@ -61,7 +62,6 @@
 
 mod body;
 mod future;
-mod headers;
 mod layer;
 mod permit;
 mod service;

@@ -7,11 +7,11 @@ use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
 
-use crate::concurrency_limit::headers::Fields;
 use crate::concurrency_limit::layer::{Config, Limit};
 use crate::concurrency_limit::permit::Permit;
 use crate::concurrency_limit::{ConcurrencyLimitBody, ConcurrencyLimitFuture};
 use crate::event::AuditSlot;
+use crate::limit_fields::Fields;
 use crate::partition::PartitionKey;
 use crate::rejection::Rejection;
 
@@ -73,19 +73,23 @@ impl Config {
         if let Some(slot) = AuditSlot::of(request.extensions()) {
             slot.limited(limit.name.clone(), left);
         }
-        let fields = self.is_of_callers().then(|| limit.policy.fields(left));
-        match taken {
-            Some((permit, _)) => Ok((permit, fields)),
-            None => {
-                let name = limit.name.clone();
-                let Some(fields) = fields else {
-                    return Err(self.refuse(Rejection::at_capacity(name), request));
-                };
-                let mut response = self.refuse(Rejection::too_many_at_once(name), request);
-                fields.append_to(response.headers_mut());
-                Err(response)
+        let is_of_callers = self.is_of_callers();
+        let fields = || limit.shown.fields_at_once(limit.at_once, left, || self.clock.now());
+        let fields = is_of_callers.then(fields).flatten();
+        let Some((permit, _)) = taken else {
+            let name = limit.name.clone();
+            let rejection = if is_of_callers {
+                Rejection::too_many_at_once(name)
+            } else {
+                Rejection::at_capacity(name)
+            };
+            let mut response = self.refuse(rejection, request);
+            if let Some(fields) = fields {
+                fields.add_to(&mut response);
             }
-        }
+            return Err(response);
+        };
+        Ok((permit, fields))
     }
 }
 

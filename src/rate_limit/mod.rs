@@ -86,7 +86,6 @@
 mod config;
 mod cost;
 mod future;
-mod headers;
 mod layer;
 mod policy;
 mod question;
@@ -94,7 +93,7 @@ mod service;
 
 pub use self::cost::Cost;
 pub use self::future::RateLimitFuture;
-pub use self::headers::{HeaderStyle, Reset};
 pub use self::layer::RateLimitLayer;
 pub use self::policy::{LiveQuota, Policy};
 pub use self::service::RateLimit;
+pub use crate::limit_fields::{HeaderStyle, Reset};

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use crate::limit_fields::checked;
 use crate::partition::Partition;
 use crate::principal::Principal;
 use crate::quota::Quota;
@@ -164,14 +165,6 @@ impl Policy {
             _ => None,
         }
     }
-}
-
-#[expect(clippy::panic, reason = "a limit that clients cannot be told of must not start")]
-fn checked(name: &str) -> Arc<str> {
-    if name.is_empty() || !name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
-        panic!("the rate limit name {name:?} must be printable ASCII: clients see it");
-    }
-    name.into()
 }
 
 impl fmt::Debug for Policy {

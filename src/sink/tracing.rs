@@ -20,6 +20,7 @@ impl AuditSink for TracingSink {
         let required: ScopeSet = event.required_scopes.iter().map(|scope| scope.as_str()).collect();
         info!(
             target: "tower_gate::audit",
+            version = event.version,
             sequence = event.sequence,
             outcome = event.outcome.as_str(),
             reason = event.reason,
@@ -38,6 +39,9 @@ impl AuditSink for TracingSink {
             method = event.method.as_str(),
             path = event.path,
             user_agent = event.user_agent,
+            route = event.route,
+            trace_id = event.trace_id,
+            request_id = event.request_id,
             status = event.status.map(|status| status.as_u16()),
             grpc_status = event.grpc_status,
             required_scopes = required.as_str(),

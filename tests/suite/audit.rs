@@ -13,7 +13,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http::{Request, Response, StatusCode};
+use axum::Router;
+use axum::extract::MatchedPath;
+use axum::routing::get;
+use http::{HeaderValue, Request, Response, StatusCode};
 use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::audit::Audit;
@@ -292,6 +295,131 @@ async fn an_event_tells_where_a_request_came_from_and_what_it_was() {
     assert_eq!((trail.event().address, trail.event().user_agent), (None, None));
 }
 
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+const SPAN: &str = "00f067aa0ba902b7";
+
+/// What the event of a request with these headers calls it: its trace and its id.
+async fn names(headers: &[(&'static str, &[u8])]) -> (Option<String>, Option<String>) {
+    let mut request = with_token("t");
+    for &(name, value) in headers {
+        request.headers_mut().append(name, HeaderValue::from_bytes(value).unwrap());
+    }
+    let trail = Trail::default();
+    send(&gate(trail.clone()), request).await;
+    let event = trail.event();
+    (event.trace_id, event.request_id)
+}
+
+#[tokio::test]
+async fn an_event_has_the_trace_of_a_well_formed_traceparent() {
+    let ok = format!("{TRACE}-{SPAN}");
+    let zeros = "0".repeat(32);
+    for (value, is_one) in [
+        (format!("00-{ok}-01"), true),
+        (format!("00-{ok}-00"), true),
+        (format!("01-{ok}-01"), true),
+        (format!("01-{ok}-01-extra"), true),
+        (format!("00-{ok}-01-extra"), false),
+        (format!("01-{ok}-01extra"), false),
+        (format!("ff-{ok}-01"), false),
+        (format!("00-{}-{SPAN}-01", TRACE.to_uppercase()), false),
+        (format!("00-{zeros}-{SPAN}-01"), false),
+        (format!("00-{TRACE}-{}-01", &zeros[..16]), false),
+        (format!("00-{SPAN}-{TRACE}-01"), false),
+        (format!("00-{TRACE}g{SPAN}-01"), false),
+        (format!("0x-{ok}-01"), false),
+        (format!("00-{ok}-0g"), false),
+        (format!("00-{ok}"), false),
+        (format!("00-{}\"-{SPAN}-01", &TRACE[..31]), false),
+        (format!("01-{ok}-01-{}", "x".repeat(60_000)), true),
+        ("x".repeat(60_000), false),
+        (String::new(), false),
+    ] {
+        let (trace_id, _) = names(&[("traceparent", value.as_bytes())]).await;
+        let shown = &value[..value.len().min(80)];
+        assert_eq!(trace_id.as_deref(), is_one.then_some(TRACE), "AUDIT-60: {shown}");
+    }
+    let cut = [format!("00-{TRACE}-").into_bytes(), vec![0xc3, 0xa9], vec![b'0'; 17]].concat();
+    assert_eq!(names(&[("traceparent", &cut)]).await.0, None, "AUDIT-60: cut inside a character");
+    let twice = format!("00-{ok}-01");
+    let twice = ("traceparent", twice.as_bytes());
+    assert_eq!(names(&[twice, twice]).await.0, None, "AUDIT-60: which of them is meant?");
+}
+
+#[tokio::test]
+async fn an_event_has_a_request_id_that_is_a_name() {
+    let longest = "x".repeat(128);
+    for id in ["7", "req_01J9Z.3-b", "9f1c5a1e-66d3-4f3a-8a93-b4a7e6f0a111", &longest] {
+        let (_, request_id) = names(&[("x-request-id", id.as_bytes())]).await;
+        assert_eq!(request_id.as_deref(), Some(id), "AUDIT-63");
+    }
+    let too_long = "x".repeat(129);
+    let hostile: [&[u8]; 7] = [
+        b"",
+        b"a b",
+        b"a\tb",
+        b"\"},{\"event\":\"fake\"",
+        "é".as_bytes(),
+        b"\xff",
+        too_long.as_bytes(),
+    ];
+    for id in hostile {
+        let found = names(&[("x-request-id", id)]).await;
+        assert_eq!(found, (None, None), "AUDIT-31, 63: {}", id.escape_ascii());
+    }
+    let found = names(&[("x-request-id", b"a"), ("x-request-id", b"b")]).await;
+    assert_eq!(found, (None, None), "AUDIT-63: which of them is meant?");
+    let trace = format!("00-{TRACE}-{SPAN}-01");
+    let found = names(&[("x-request-id", b"a"), ("traceparent", trace.as_bytes())]).await;
+    assert_eq!(found, (Some(TRACE.to_owned()), Some("a".to_owned())), "AUDIT-14");
+}
+
+#[tokio::test]
+async fn an_event_has_the_template_of_its_route_and_not_only_the_path() {
+    let trail = Trail::default();
+    let audit = AuditLayer::new(trail.clone())
+        .with_route(|extensions| extensions.get::<MatchedPath>().map(MatchedPath::as_str));
+    let app = Router::new().route("/u/{id}", get(|| async { "here" })).layer(audit);
+    for path in ["/u/7", "/nowhere"] {
+        send(&app, Request::get(path).body(TestBody::default()).unwrap()).await;
+    }
+    let [routed, nowhere] = trail.events().try_into().unwrap();
+    assert_eq!((routed.route.as_deref(), &*routed.path), (Some("/u/{id}"), "/u/7"), "AUDIT-11");
+    assert_eq!((nowhere.route, &*nowhere.path), (None, "/nowhere"), "AUDIT-11");
+
+    // Whatever an application takes for a route stays within bounds.
+    let trail = Trail::default();
+    let audit = AuditLayer::new(trail.clone())
+        .with_route(|extensions| extensions.get::<String>().map(String::as_str));
+    let mut request = anonymous();
+    request.extensions_mut().insert("é".repeat(60_000));
+    send(&audit.layer(Probe::default()), request).await;
+    assert_eq!(trail.event().route, Some(format!("{}…", "é".repeat(512))), "AUDIT-31");
+}
+
+#[tokio::test]
+async fn the_names_of_a_request_are_in_every_form_of_its_event() {
+    let (lines, recording) = (Buffer::default(), Recording::start());
+    let json = JsonLinesSink::new(lines.clone());
+    let sink = move |event: AuditEvent| {
+        json.accept(event.clone());
+        TracingSink.accept(event);
+    };
+    let service = AuditLayer::new(sink).with_route(|_| Some("/u/{id}")).layer(Probe::default());
+    let mut request = anonymous();
+    let trace = format!("00-{TRACE}-{SPAN}-01");
+    request.headers_mut().insert("traceparent", trace.parse().unwrap());
+    request.headers_mut().insert("x-request-id", "r-1".parse().unwrap());
+    send(&service, request).await;
+    let written: Value = serde_json::from_str(&lines.text()).unwrap();
+    let [logged] = recording.events("tower_gate::audit").try_into().unwrap();
+    for (name, value) in [("trace_id", TRACE), ("request_id", "r-1"), ("route", "/u/{id}")] {
+        assert_eq!(written[name], value, "AUDIT-14");
+        assert_eq!(logged.field(name), value, "AUDIT-14");
+    }
+    assert_eq!(written["version"], AuditEvent::VERSION, "AUDIT-15");
+}
+
 #[tokio::test]
 async fn what_a_forged_token_claims_is_not_written_down() {
     let (issuer, impostor) = (every_refusal::issuer(), every_refusal::issuer());
@@ -375,7 +503,7 @@ async fn the_json_of_an_event_is_part_of_the_api() {
     };
     let call = as_grpc_call(request("wrong"));
     let allowed = concat!(
-        r#"{"time":"2023-11-14T22:13:20.123Z","sequence":7,"outcome":"allowed","reason":null,"#,
+        r#"{"version":1,"time":"2023-11-14T22:13:20.123Z","sequence":7,"outcome":"allowed","reason":null,"#,
         r#""anonymous":false,"issuer":"https://issuer.example","subject":"user-1","client":"web","#,
         r#""scopes":["read","write"],"roles":["editor"],"token_kind":"fixed","token_id":"t-1","#,
         r#""key_id":"k-1","address":"192.0.2.7","method":"GET","path":"/reports","user_agent":"curl/8.5","#,
@@ -384,7 +512,7 @@ async fn the_json_of_an_event_is_part_of_the_api() {
         "\n",
     );
     let refused = concat!(
-        r#"{"time":"2023-11-14T22:13:20.124Z","sequence":7,"outcome":"refused","#,
+        r#"{"version":1,"time":"2023-11-14T22:13:20.124Z","sequence":7,"outcome":"refused","#,
         r#""reason":"unknown_token","anonymous":false,"issuer":null,"subject":null,"client":null,"scopes":[],"#,
         r#""roles":[],"token_kind":null,"token_id":null,"key_id":null,"address":"192.0.2.7","method":"POST","#,
         r#""path":"/reports","user_agent":"curl/8.5","status":200,"grpc_status":16,"#,
@@ -411,7 +539,7 @@ async fn text_from_clients_stays_inside_its_field() {
         };
         let mut request = with_token(&token);
         *request.uri_mut() = "/a%0d%0a{\"event\":\"fake\"}".parse().unwrap();
-        let user_agent = http::HeaderValue::from_bytes(b"a\t\"\xff{}").unwrap();
+        let user_agent = HeaderValue::from_bytes(b"a\t\"\xff{}").unwrap();
         request.headers_mut().insert("user-agent", user_agent);
         let service = AuditLayer::new(sink)
             .layer(AuthenticateLayer::new(issuer.verifier()).layer(Probe::default()));
@@ -444,7 +572,7 @@ async fn long_text_from_clients_is_cut() {
     let mut request = with_token("t");
     *request.uri_mut() = format!("/{}", "p".repeat(60_000)).parse().unwrap();
     let user_agent = "é".repeat(1 << 19);
-    let user_agent = http::HeaderValue::from_bytes(user_agent.as_bytes()).unwrap();
+    let user_agent = HeaderValue::from_bytes(user_agent.as_bytes()).unwrap();
     request.headers_mut().insert("user-agent", user_agent);
     let line = json_lines([request]).await;
     let event: Value = serde_json::from_str(&line).unwrap();
@@ -586,6 +714,7 @@ async fn the_tracing_sink_tells_what_the_json_tells() {
         ("token_id", "t-1"),
         ("token_kind", "fixed"),
         ("user_agent", "curl/8.5"),
+        ("version", "1"),
     ];
     let fields = event.fields.iter().map(|(name, value)| (*name, value.as_str()));
     assert!(fields.eq(expected), "AUDIT-53: {:?}", event.fields);

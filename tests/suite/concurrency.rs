@@ -9,7 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::extract::MatchedPath;
@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::concurrency_limit::{ConcurrencyLimit, ConcurrencyLimitBody};
+use tower_gate::rate_limit::{HeaderStyle, Reset};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::{
     AuditLayer, AuthenticateLayer, ConcurrencyLimitLayer, FixedVerifier, ManualClock, Outcome,
@@ -423,6 +424,96 @@ async fn limits_make_one_list_and_a_name_is_quoted() {
     let policies = format!("{name};q=9;qu=\"concurrent-requests\", \"default\";q=60;w=60");
     assert_eq!(list("ratelimit-policy"), policies, "RL-1, 30, 33");
     assert_eq!(list("ratelimit"), format!("{name};r=8, \"default\";r=59;t=1"), "RL-2, 30");
+}
+
+/// The fields of limits on an answer, in the order of their names.
+fn shown(answer: &Answer) -> Vec<String> {
+    let of_limits = answer.headers.iter().filter(|(name, _)| name.as_str().contains("ratelimit"));
+    let mut fields: Vec<_> =
+        of_limits.map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+    fields.sort();
+    fields
+}
+
+#[tokio::test]
+async fn a_limit_is_shown_in_the_style_of_its_layer() {
+    // 2001-09-09T01:46:40Z.
+    let clock = ManualClock::new(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    for (style, expected) in [
+        (
+            HeaderStyle::Draft10,
+            &[
+                "ratelimit-policy: \"concurrency\";q=2;qu=\"concurrent-requests\"",
+                "ratelimit: \"concurrency\";r=LEFT",
+            ][..],
+        ),
+        (HeaderStyle::Draft07, &["ratelimit: limit=2, remaining=LEFT, reset=1"]),
+        (
+            HeaderStyle::Draft06,
+            &["ratelimit-limit: 2", "ratelimit-remaining: LEFT", "ratelimit-reset: 1"],
+        ),
+        (
+            HeaderStyle::XRateLimit(Reset::Delta),
+            &["x-ratelimit-limit: 2", "x-ratelimit-remaining: LEFT", "x-ratelimit-reset: 1"],
+        ),
+        (
+            HeaderStyle::XRateLimit(Reset::Unix),
+            &[
+                "x-ratelimit-limit: 2",
+                "x-ratelimit-remaining: LEFT",
+                "x-ratelimit-reset: 1000000001",
+            ],
+        ),
+        (HeaderStyle::None, &[]),
+    ] {
+        // Whatever is set after the style.
+        let limit = ConcurrencyLimitLayer::new(9)
+            .with_headers(style)
+            .with_tier("concurrency-of-users", Requirement::role("admin"), 7)
+            .with_clock(clock.clone());
+        let (service, never) = answering_and_not!(
+            ConcurrencyLimitLayer::new(2).with_clock(clock.clone()).with_headers(style)
+        );
+        for (running, left) in [(0, "1"), (2, "0")] {
+            let _running = occupy(&never, &with_token("user"), running);
+            let answer = send(&service, with_token("user")).await;
+            assert_eq!(answer.status, if running == 0 { 200 } else { 429 });
+            let mut expected: Vec<_> =
+                expected.iter().map(|field| field.replace("LEFT", left)).collect();
+            expected.sort();
+            assert_eq!(shown(&answer), expected, "RL-10, 11: {style:?}, {running} running");
+            let retry_after = if running == 0 { "" } else { "1" };
+            assert_eq!(answer.header("retry-after"), retry_after, "RL-21: {style:?}");
+        }
+        let tiered = authenticate().layer(limit.layer(Probe::default()));
+        let has_fields = !shown(&send(&tiered, with_token("admin")).await).is_empty();
+        assert_eq!(has_fields, style != HeaderStyle::None, "a tier after the style: {style:?}");
+    }
+}
+
+#[tokio::test]
+async fn beside_rate_limits_of_an_old_style_the_strictest_is_shown_once() {
+    for (units, at_once, expected) in [
+        (10, 2, &["ratelimit: limit=2, remaining=1, reset=1"][..]),
+        (2, 10, &["ratelimit-policy: 2;w=60", "ratelimit: limit=2, remaining=1, reset=30"]),
+    ] {
+        let style = HeaderStyle::Draft07;
+        let rates = RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(units))
+            .with_clock(ManualClock::default())
+            .with_headers(style);
+        let limit = ConcurrencyLimitLayer::new(at_once).with_headers(style);
+        let outside = authenticate().layer(limit.clone().layer(rates.layer(Probe::default())));
+        let inside =
+            authenticate().layer(rates.with_name("r").layer(limit.layer(Probe::default())));
+        let mut expected = expected.to_vec();
+        expected.sort();
+        for (place, answer) in [
+            ("outside", send(&outside, with_token("user")).await),
+            ("inside", send(&inside, with_token("user")).await),
+        ] {
+            assert_eq!(shown(&answer), expected, "RL-12: {at_once} at once {place} of {units}");
+        }
+    }
 }
 
 #[tokio::test]

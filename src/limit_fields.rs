@@ -1,6 +1,7 @@
 //! The fields that tell clients how limits stand. Those of draft 10 of
 //! draft-ietf-httpapi-ratelimit-headers are structured fields (RFC 9651).
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -14,8 +15,9 @@ use crate::rejection::whole_seconds;
 ///
 /// The first shows all policies; of all others, which have room for one, the most restrictive is
 /// shown: that with the smallest part of its units left, and of two such that which has to be waited
-/// for longer. Every wait is that for the next unit, in seconds rounded up. Limits that are stacked
-/// should have one style.
+/// for longer. Every wait is that for the next unit, in seconds rounded up; that of a limit on what
+/// runs at once is a second, because nobody knows when a request ends. Limits that are stacked should
+/// have one style.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 #[non_exhaustive]
 pub enum HeaderStyle {
@@ -64,23 +66,24 @@ const LARGEST: u64 = 999_999_999_999_999;
 
 /// Policies as clients see them, ready to send.
 #[derive(Clone)]
-pub(super) struct Shown {
+pub(crate) struct Shown {
     style: HeaderStyle,
     /// Each name, quoted, and what comes before the number of units left.
     prefixes: Vec<Box<str>>,
-    /// The policies, where their quotas are always the same.
+    /// The policies, where their quotas are always the same. An old style has no words for one
+    /// without a window.
     policies: Option<HeaderValue>,
 }
 
 /// The fields of one answer.
-pub(super) enum Fields {
+pub(crate) enum Fields {
     List { policies: HeaderValue, limits: HeaderValue },
     One(Box<One>),
 }
 
-/// The fields that show one policy.
-pub(super) struct One {
-    fields: Vec<(HeaderName, HeaderValue)>,
+/// The fields that show one policy; one without a value takes away what another policy has shown.
+pub(crate) struct One {
+    fields: Vec<(HeaderName, Option<HeaderValue>)>,
     standing: Standing,
 }
 
@@ -93,7 +96,7 @@ struct Standing {
 }
 
 impl Shown {
-    pub(super) fn new<'a>(
+    pub(crate) fn new<'a>(
         style: HeaderStyle,
         policies: impl Iterator<Item = (&'a str, Option<Quota>)> + Clone,
     ) -> Self {
@@ -104,8 +107,32 @@ impl Shown {
         shown
     }
 
+    /// A limit on what runs at once, which has no window.
+    pub(crate) fn at_once(style: HeaderStyle, name: &str, limit: u32) -> Self {
+        let prefix = prefix(name);
+        let field = format!("{}q={limit};qu=\"concurrent-requests\"", quoted(&prefix));
+        let policies = (style == HeaderStyle::Draft10).then(|| header_value(field));
+        Self { style, prefixes: vec![prefix], policies }
+    }
+
+    /// The fields of a limit on what runs at once; none where nothing is to be shown.
+    pub(crate) fn fields_at_once(
+        &self,
+        limit: u32,
+        left: u32,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Option<Fields> {
+        if let Some(policies) = &self.policies {
+            let limits = [&self.prefixes[0], itoa::Buffer::new().format(left)].concat();
+            let (policies, limits) = (policies.clone(), header_value(limits));
+            return Some(Fields::List { policies, limits });
+        }
+        let next_unit = Duration::from_secs(1);
+        self.one(Standing { burst: limit, remaining: left, next_unit }, None, now)
+    }
+
     /// The fields for these answers to these takes; none where nothing is to be shown.
-    pub(super) fn fields(
+    pub(crate) fn fields(
         &self,
         takes: &[Take],
         decisions: &[Decision],
@@ -118,24 +145,35 @@ impl Shown {
         let standings = each.map(|(take, decision)| Standing::new(&take.quota, decision.usage()));
         let standing =
             standings.reduce(|one, other| if other.is_before(&one) { other } else { one })?;
+        self.one(standing, Some(takes), now)
+    }
+
+    /// The fields of a style that shows one policy; of those with a window, the takes.
+    fn one(
+        &self,
+        standing: Standing,
+        takes: Option<&[Take]>,
+        now: impl FnOnce() -> SystemTime,
+    ) -> Option<Fields> {
+        let policies = || (POLICY, takes.map(|takes| self.policies_of(takes)));
         let numbers = [
             u64::from(standing.burst),
             u64::from(standing.remaining),
             whole_seconds(standing.next_unit),
         ];
         let named = |names: [HeaderName; 3], numbers: [u64; 3]| {
-            names.into_iter().zip(numbers.map(HeaderValue::from)).collect()
+            names.into_iter().zip(numbers.map(|number| Some(number.into()))).collect()
         };
         let fields = match self.style {
             HeaderStyle::Draft06 => {
                 let mut fields: Vec<_> = named(DRAFT_06, numbers);
-                fields.push((POLICY, self.policies_of(takes)));
+                fields.push(policies());
                 fields
             }
             HeaderStyle::Draft07 => {
                 let [limit, remaining, reset] = numbers;
                 let limit = format!("limit={limit}, remaining={remaining}, reset={reset}");
-                vec![(LIMIT, header_value(limit)), (POLICY, self.policies_of(takes))]
+                vec![(LIMIT, Some(header_value(limit))), policies()]
             }
             HeaderStyle::XRateLimit(Reset::Delta) => named(X, numbers),
             HeaderStyle::XRateLimit(Reset::Unix) => {
@@ -188,8 +226,7 @@ impl Shown {
                 let (burst, window) = (quota.burst(), window(&quota));
                 match self.style {
                     HeaderStyle::Draft10 => {
-                        let name = prefix.trim_end_matches("r=");
-                        format!("{name}q={burst};w={window}")
+                        format!("{}q={burst};w={window}", quoted(prefix))
                     }
                     _ => format!("{burst};w={window}"),
                 }
@@ -201,7 +238,7 @@ impl Shown {
 
 impl Fields {
     /// Adds the fields to those that other limits may have left.
-    pub(super) fn add_to<B>(self, response: &mut Response<B>) {
+    pub(crate) fn add_to<B>(self, response: &mut Response<B>) {
         match self {
             Self::List { policies, limits } => {
                 response.headers_mut().append(POLICY, policies);
@@ -220,7 +257,10 @@ impl One {
         }
         response.extensions_mut().insert(self.standing);
         for (name, value) in self.fields {
-            response.headers_mut().insert(name, value);
+            match value {
+                Some(value) => response.headers_mut().insert(name, value),
+                None => response.headers_mut().remove(name),
+            };
         }
     }
 }
@@ -240,7 +280,7 @@ impl Standing {
 }
 
 /// Where the more restrictive of several policies is, of those that count.
-pub(super) fn strictest(
+pub(crate) fn strictest(
     takes: &[Take],
     decisions: &[Decision],
     counts: impl Fn(&Decision) -> bool,
@@ -258,9 +298,24 @@ fn window(quota: &Quota) -> u64 {
     whole_seconds(quota.refill_time() - rounding).clamp(1, LARGEST)
 }
 
+/// What comes before the number of units left in a policy of this name.
 fn prefix(name: &str) -> Box<str> {
     let name = name.replace('\\', "\\\\").replace('"', "\\\"");
     format!("\"{name}\";r=").into()
+}
+
+/// The name, quoted, and the separator behind it.
+fn quoted(prefix: &str) -> &str {
+    prefix.trim_end_matches("r=")
+}
+
+/// A name that clients can be told.
+#[expect(clippy::panic, reason = "a limit that clients cannot be told of must not start")]
+pub(crate) fn checked(name: &str) -> Arc<str> {
+    if name.is_empty() || !name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        panic!("the limit's name {name:?} must be printable ASCII: clients see it");
+    }
+    name.into()
 }
 
 /// A value of printable ASCII, which every caller has made sure of.
