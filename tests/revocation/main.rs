@@ -7,6 +7,7 @@ mod servers;
 
 mod contract;
 mod ends;
+mod failover;
 mod interleaving;
 mod node;
 mod opaque;
