@@ -13,5 +13,6 @@ mod node;
 mod opaque;
 mod outages;
 mod processes;
+mod proofs;
 mod shared;
 mod stale;
