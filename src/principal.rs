@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) auth_time: Option<SystemTime>,
     pub(crate) stale: bool,
     /// Whether an issuer's claims describe it, which may leave out what it is.
+    #[cfg_attr(not(feature = "revocation"), allow(dead_code, reason = "only revocations ask"))]
     pub(crate) foreign: bool,
     pub(crate) claims: Box<[u8]>,
     pub(crate) values: Extensions,

@@ -146,7 +146,10 @@ async fn a_redis_that_takes_over_and_counts_from_less_hides_nothing() {
         let (base, token) = (text("t-1"), text("t-4"));
         let answer = REDIS.command(&["EVAL", script, "1", &key, &one, &base, &other, &token]);
         assert_eq!(answer, "", "{case}");
-        REDIS.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        if case == "between" {
+            // Nothing else tells that there is more than what has higher positions.
+            REDIS.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+        }
         node.refuses_within("base", SOON).await;
         node.refuses_within("token", SOON).await;
         assert!(!node.accepts("no-key").await, "what was lost is enforced by those who know it");
