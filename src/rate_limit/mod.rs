@@ -90,6 +90,7 @@ mod headers;
 mod layer;
 mod policy;
 mod question;
+mod seldom;
 mod service;
 
 pub use self::cost::Cost;
