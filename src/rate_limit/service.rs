@@ -59,7 +59,7 @@ where
             }
             Err(answered) => answered,
         };
-        let asking = question.ask(answered, config.store.clone());
+        let asking = question.ask(answered, config.store.clone(), config.clock.clone());
         let (limits, config) = (limits.clone(), config.clone());
         // The service that is ready waits for the answer; the clone is not.
         let next = self.inner.clone();
