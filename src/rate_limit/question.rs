@@ -1,6 +1,7 @@
 //! Asking a store, at once where it can answer.
 
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -26,22 +27,25 @@ pub(super) struct Answers {
 pub(super) type Asking = Pin<Box<dyn Future<Output = (Question, Answers)> + Send>>;
 
 impl Question {
-    /// All answers, where none of them has to be waited for, or those that there are.
-    pub(super) fn try_ask(&self, store: &dyn ErasedStore) -> Result<Answers, Option<Answers>> {
+    /// All answers, where none of them has to be waited for; else to go on with those that there are.
+    pub(super) fn try_ask(&self, store: &dyn ErasedStore) -> ControlFlow<Answers, Option<Answers>> {
         let enforced = if self.enforced.takes().is_empty() {
             // All policies are in shadow.
             Ok(Decisions::from_iter([]))
         } else {
-            complete(&self.enforced, store.try_take(&self.enforced).ok_or(None)?)
+            let Some(answer) = store.try_take(&self.enforced) else {
+                return ControlFlow::Continue(None);
+            };
+            complete(&self.enforced, answer)
         };
         let mut answers = Answers { enforced, shadows: Vec::new() };
         while let Some(shadow) = self.open(&answers) {
             match store.try_take(shadow) {
                 Some(answer) => answers.shadows.push(complete(shadow, answer)),
-                None => return Err(Some(answers)),
+                None => return ControlFlow::Continue(Some(answers)),
             }
         }
-        Ok(answers)
+        ControlFlow::Break(answers)
     }
 
     /// All answers, after those that [`try_ask`](Self::try_ask) has got. Policies in shadow do not
