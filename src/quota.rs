@@ -206,6 +206,26 @@ impl Quota {
         tat.max(now).saturating_add(time).min(deepest_debt).max(tat)
     }
 
+    /// How much so many units of a take still owe, which left its key `reset_after` from full and was
+    /// `elapsed` ago: what of them has not come back by itself.
+    ///
+    /// Evenly less until nothing is after a refill time, because what was taken before may have been
+    /// given back, too, and these have come back in its place. Else whoever gives the oldest back and
+    /// takes it again has all that is open come back last, and saves up a burst in each refill time.
+    /// So a key has one burst at most on top of what RL-42 grants, whatever is given back when.
+    pub(crate) fn still_owed(
+        &self,
+        units: u32,
+        reset_after: Duration,
+        elapsed: Duration,
+    ) -> Duration {
+        let (tolerance, elapsed_nanos) = (u128::from(self.tolerance()), elapsed.as_nanos());
+        let time = u128::from(self.interval) * u128::from(units);
+        let nanos = time * tolerance.saturating_sub(elapsed_nanos) / tolerance;
+        let evenly = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        evenly.min(reset_after.saturating_sub(elapsed))
+    }
+
     /// This quota, but for no more at once and no faster than the other.
     pub(crate) fn at_most(&self, other: &Self) -> Self {
         Self { interval: self.interval.max(other.interval), burst: self.burst.min(other.burst) }

@@ -151,6 +151,43 @@ fn a_settlement_gives_back_or_takes_within_bounds() {
     }
 }
 
+/// Whoever gives the soonest back and takes it again has all that is open come back last, and lets
+/// time bring back what it stands for in the meantime.
+#[test]
+fn giving_back_and_taking_again_saves_no_bursts_up() {
+    const BURST: u32 = 5;
+    let mut key = Key::new(1000, BURST);
+    // When each was taken, and what its key owed then.
+    let mut open: Vec<(u64, u64)> = Vec::new();
+    let take = |key: &mut Key, now| match key.take(now, 1) {
+        Decision::Allowed(usage) => Some((now, nanos(usage.reset_after))),
+        Decision::Limited { .. } => None,
+    };
+    let give_back = |key: &mut Key, now: u64, (at, reset_after): (u64, u64)| {
+        let [reset_after, elapsed] = [reset_after, now - at].map(Duration::from_nanos);
+        let owed = nanos(key.quota.still_owed(1, reset_after, elapsed));
+        key.tat = key.quota.settle(key.tat, now, -1, owed);
+    };
+    let mut now = 0;
+    for _ in 0..10 {
+        for _ in 0..200 {
+            open.extend(std::iter::from_fn(|| take(&mut key, now)));
+            let soonest = (0..open.len()).min_by_key(|&at| open[at].0 + open[at].1).unwrap();
+            give_back(&mut key, now, open.remove(soonest));
+        }
+        now += 4 * 1000;
+    }
+    let mut at_once = 0;
+    loop {
+        at_once += std::iter::from_fn(|| take(&mut key, now)).count();
+        match open.pop() {
+            Some(taken) => give_back(&mut key, now, taken),
+            None => break,
+        }
+    }
+    assert!(at_once <= 2 * BURST as usize, "RL-42: {at_once} at once");
+}
+
 #[test]
 fn a_debt_is_paid_back_before_anything_passes() {
     let mut key = Key::new(100, 5);

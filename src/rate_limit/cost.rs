@@ -48,8 +48,10 @@ struct Bill {
 /// Units that may have to be corrected.
 pub(super) struct Taken {
     take: Take,
-    /// When all will be there of what was owed after the take, these units last.
-    reset: Duration,
+    /// When they were taken.
+    at: Duration,
+    /// How long from then until all will be there, these units last.
+    reset_after: Duration,
     by: Decider,
 }
 
@@ -117,7 +119,8 @@ impl Taken {
         let (now, by) = (asked.now, decisions.by());
         asked.takes().iter().zip(&**decisions).map(move |(&take, decision)| Self {
             take,
-            reset: now.saturating_add(decision.usage().reset_after),
+            at: now,
+            reset_after: decision.usage().reset_after,
             by,
         })
     }
@@ -128,8 +131,9 @@ impl Taken {
         let more = i64::from(units) - i64::from(cost);
         if more != 0 {
             let now = clock.monotonic();
-            let settlement = Settlement::new(key, quota, more, now);
-            store.settle(&settlement.with_owed(self.reset.saturating_sub(now)).to(self.by));
+            let elapsed = now.saturating_sub(self.at);
+            let owed = quota.still_owed(cost.saturating_sub(units), self.reset_after, elapsed);
+            store.settle(&Settlement::new(key, quota, more, now).with_owed(owed).to(self.by));
         }
     }
 }
