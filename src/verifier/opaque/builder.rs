@@ -151,7 +151,7 @@ impl OpaqueTokensBuilder {
         }
         let issuer: Arc<str> = self.issuer.into();
         let format = Format::new(&self.prefix)?;
-        let (used, unknown) = (LastUsed::new(self.store.clone()), UnknownTokens::new());
+        let (used, unknown) = (LastUsed::new(self.store.clone()), UnknownTokens::new(self.max_age));
         let lookup = Lookup {
             issuer: issuer.clone(),
             format: format.clone(),

@@ -23,6 +23,7 @@ pub(super) struct UnknownTokens {
     cache: Arc<Cache<TokenId, Unknown, UnitWeighter, BuildPrehashed>>,
     /// How many were issued here: each of them may have been unknown before.
     issued: Arc<AtomicU64>,
+    max_age: Duration,
 }
 
 /// What was known when the store was asked.
@@ -40,10 +41,11 @@ struct Unknown {
 }
 
 impl UnknownTokens {
-    pub(super) fn new() -> Self {
+    /// Remembers none for longer than good tokens are.
+    pub(super) fn new(max_age: Duration) -> Self {
         let (hasher, lifecycle) = (BuildPrehashed::default(), DefaultLifecycle::default());
         let cache = Cache::with(MAX_TOKENS, MAX_TOKENS as u64, UnitWeighter, hasher, lifecycle);
-        Self { cache: Arc::new(cache), issued: Arc::default() }
+        Self { cache: Arc::new(cache), issued: Arc::default(), max_age: max_age.min(MAX_AGE) }
     }
 
     /// Before the store is asked.
@@ -57,7 +59,7 @@ impl UnknownTokens {
     }
 
     pub(super) fn insert(&self, token: &BearerToken, known: Known, now: SystemTime) {
-        if let Some(until) = now.checked_add(MAX_AGE) {
+        if let Some(until) = now.checked_add(self.max_age).filter(|&until| now < until) {
             self.cache.insert(TokenId::of(token), Unknown { known, since: now, until });
         }
     }
@@ -85,7 +87,7 @@ mod tests {
 
     #[test]
     fn unknown_tokens_take_bounded_memory() {
-        let unknown = UnknownTokens::new();
+        let unknown = UnknownTokens::new(MAX_AGE);
         let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
         let token = |n: u32| BearerToken::parse(&format!("garbage-{n}")).unwrap();
         for n in 0..50_000 {
