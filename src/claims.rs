@@ -96,6 +96,7 @@ impl<'a> RegisteredClaims<'a> {
         // of what there is to set.
         let mut builder = Principal::builder(issuer.clone(), subject);
         let principal = &mut builder.0;
+        principal.foreign = true;
         principal.client = self.client().map(Into::into);
         principal.scopes = ScopeSet::from_text(self.scopes.as_deref().unwrap_or_default());
         principal.roles = self.roles.iter().map(|role| Box::from(&**role)).collect();

@@ -53,6 +53,9 @@ pub(crate) struct Inner {
     pub(crate) acr: Option<Box<str>>,
     pub(crate) auth_time: Option<SystemTime>,
     pub(crate) stale: bool,
+    /// Whether an issuer's claims describe it, which may leave out what it is.
+    #[cfg_attr(not(feature = "revocation"), allow(dead_code, reason = "only revocations ask"))]
+    pub(crate) foreign: bool,
     pub(crate) claims: Box<[u8]>,
     pub(crate) values: Extensions,
 }
@@ -99,6 +102,7 @@ impl Principal {
             acr: None,
             auth_time: None,
             stale: false,
+            foreign: false,
             claims: Box::default(),
             values: Extensions::new(),
         })
@@ -236,6 +240,11 @@ impl Principal {
     pub(crate) fn of_kind(mut self, kind: TokenKind) -> Self {
         Arc::make_mut(&mut self.0).token_kind = kind;
         self
+    }
+
+    #[cfg(feature = "revocation")]
+    pub(crate) fn is_foreign(&self) -> bool {
+        self.0.foreign
     }
 
     #[cfg(any(feature = "introspection", feature = "revocation"))]

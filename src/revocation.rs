@@ -12,14 +12,16 @@ use serde::{Deserialize, Serialize};
 /// count in whole seconds: a token issued in the same second is revoked. The moment is one of the
 /// issuer's clock.
 ///
-/// It lasts until its end ([`with_end`](Self::with_end)). Where none is given,
-/// [`Revocations`](crate::verifier::revocable::Revocations) gives it the one at which every token
-/// that it names has ended by itself, or none at all if new ones could still be issued: to a key, a
-/// client, a subject or an issuer that is revoked whole.
+/// It lasts until its end ([`with_end`](Self::with_end)), and for ever where none is given: nobody
+/// knows how long an opaque token or an API key lives. Where tokens are known to end,
+/// [`RevocationsBuilder::with_longest_life`] gives those that name no new ones an end too.
 ///
 /// What a token does not say counts against it: one without a time of issue is older than any moment,
-/// one that names no client may be any client's, and a JWT of a key without a name may be any key's.
-/// Only a token without an id cannot be revoked by id.
+/// a JWT of a key without a name may be any key's, and a JWT or an introspected token that names no
+/// client may be any client's: its issuer may leave out whose it is. An opaque token that was issued
+/// here without a client is no client's, and a token without an id cannot be revoked by id.
+///
+/// [`RevocationsBuilder::with_longest_life`]: crate::verifier::revocable::RevocationsBuilder::with_longest_life
 ///
 /// ```
 /// use std::time::SystemTime;

@@ -174,6 +174,37 @@ async fn every_route_asks_for_what_it_says() {
     assert_eq!(document.headers["content-type"], "application/json", "BEARER-41");
 }
 
+/// Whoever holds that host would be asked by clients where to get tokens for this API.
+#[tokio::test]
+async fn an_api_without_a_url_for_its_name_sends_clients_to_nobody_else() {
+    const WELL_KNOWN: &str = "/.well-known/oauth-protected-resource";
+    let keys = file("nameless.json", &TestIssuer::new("https://i", "reports").jwks());
+    let named = ["--jwks", &keys, "--issuer", "https://i", "--audience", "reports"];
+    let api = Api::start(&named);
+    let answer = api.ask("GET", "/api/v1/me", "").await;
+    assert_eq!(answer.status, StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.headers["www-authenticate"], "Bearer realm=\"api\"", "BEARER-44");
+    assert_eq!(api.outcome("GET", WELL_KNOWN, "").await.0, 404, "BEARER-42");
+
+    let api = Api::start(&[&named[..], &["--audience", "https://reports.example"]].concat());
+    let challenge = api.ask("GET", "/api/v1/me", "").await.headers;
+    let challenge = challenge["www-authenticate"].to_str().unwrap();
+    let url = format!("resource_metadata=\"https://reports.example{WELL_KNOWN}\"");
+    assert!(challenge.contains(&url), "BEARER-44: {challenge}");
+    let document = api.ask("GET", WELL_KNOWN, "").await.body;
+    assert_eq!(document["resource"], "https://reports.example", "BEARER-42");
+}
+
+#[tokio::test]
+async fn the_demo_signs_for_the_names_that_it_is_given() {
+    let named = ["--issuer", "https://mine.example", "--audience", "reports"];
+    let mut api = Api::start(&[&["--demo"][..], &named].concat());
+    for (name, token) in api.tokens().iter().filter(|(name, _)| name != "expired") {
+        let me = api.ask("GET", "/api/v1/me", token).await;
+        assert_eq!(me.body["issuer"], "https://mine.example", "{name}: {}", me.body);
+    }
+}
+
 #[tokio::test]
 async fn every_tier_has_its_own_quota() {
     let mut api =
@@ -223,7 +254,9 @@ async fn keys_come_from_a_file_an_endpoint_or_discovery() {
     let url = format!("{name}/keys");
     let token = issuer.token("ada").sign();
     let stranger = TestIssuer::new(&name, AUDIENCE).token("ada").sign();
-    for keys in [&["--jwks", &path][..], &["--jwks", &url], &["--discover"]] {
+    // A scheme has no case (RFC 3986 §3.1).
+    let loud = url.replace("http://", "HTTP://");
+    for keys in [&["--jwks", &path][..], &["--jwks", &url], &["--jwks", &loud], &["--discover"]] {
         let flags = [keys, &["--issuer", &name, "--audience", AUDIENCE]].concat();
         let api = Api::start(&flags);
         assert_eq!(api.outcome("GET", "/api/v1/me", &token).await.0, 200, "{keys:?}");
@@ -261,6 +294,7 @@ async fn tokens_that_say_nothing_are_asked_about() {
 async fn issue(api: &Api, admin: &str, wanted: Value) -> (String, String) {
     let answer = api.tell("POST", "/admin/tokens", admin, Some(wanted)).await;
     assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.body);
+    assert_eq!(answer.headers["cache-control"], "no-store", "a token is shown once");
     let text = |name: &str| answer.body[name].as_str().unwrap().to_owned();
     (text("id"), text("token"))
 }
@@ -273,7 +307,7 @@ async fn tokens_live_and_end(flags: &[&str]) {
     assert_eq!(api.outcome("GET", "/api/v1/reports", token("opaque")).await.0, 200);
     let wanted = json!({
         "subject": "ada", "client": "web", "scopes": ["read:reports"], "roles": ["editor"],
-        "expires_in": 600,
+        "expires_in": 600, "metadata": { "plan": "pro" },
     });
     let (id, first) = issue(&api, admin, wanted).await;
     let me = api.ask("GET", "/api/v1/me", &first).await.body;
@@ -286,7 +320,12 @@ async fn tokens_live_and_end(flags: &[&str]) {
     for (method, path) in [
         ("POST", "/admin/tokens"),
         ("GET", "/admin/tokens?subject=ada"),
+        ("DELETE", "/admin/tokens?subject=ada"),
         ("POST", &format!("{path}/rotate")),
+        ("POST", &format!("{path}/expire")),
+        ("POST", &format!("{path}/enable")),
+        ("POST", &format!("{path}/disable")),
+        ("GET", &path),
         ("DELETE", &path),
     ] {
         let refused = (403, "forbidden".to_owned());
@@ -298,6 +337,7 @@ async fn tokens_live_and_end(flags: &[&str]) {
     let overlap = Some(json!({ "overlap": 600 }));
     let rotated = api.tell("POST", &format!("{path}/rotate"), admin, overlap).await;
     assert_eq!(rotated.status, StatusCode::OK, "{}", rotated.body);
+    assert_eq!(rotated.headers["cache-control"], "no-store");
     let (second_id, second) = (rotated.body["id"].as_str(), rotated.body["token"].as_str());
     let (second_id, second) = (second_id.unwrap(), second.unwrap());
     for token in [&*first, second] {
@@ -305,6 +345,15 @@ async fn tokens_live_and_end(flags: &[&str]) {
     }
     let again = api.ask("POST", &format!("{path}/rotate"), admin).await;
     assert_eq!(again.status, StatusCode::CONFLICT, "{}", again.body);
+
+    let described = api.ask("GET", &path, admin).await.body;
+    assert_eq!((&described["id"], &described["metadata"]["plan"]), (&json!(id), &json!("pro")));
+    assert!(!described.to_string().contains(&first[3..20]), "OPAQUE-12");
+    for (change, word) in [("disable", "token_revoked"), ("enable", "")] {
+        let changed = api.ask("POST", &format!("{path}/{change}"), admin).await;
+        assert_eq!(changed.status, StatusCode::NO_CONTENT, "{}", changed.body);
+        assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await.1, word, "{change}");
+    }
 
     let listed = api.ask("GET", "/admin/tokens?subject=ada", admin).await.body;
     let ids: Vec<_> = listed["tokens"].as_array().unwrap().iter().map(|t| &t["id"]).collect();
@@ -325,7 +374,34 @@ async fn tokens_live_and_end(flags: &[&str]) {
         assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await, revoked, "OPAQUE-70");
         assert_eq!(api.outcome("GET", "/api/v1/reports", second).await.0, 200);
     }
+    let over = Some(json!({ "at": 1_000_000_000 }));
+    let second_path = format!("/admin/tokens/{second_id}");
+    let ended = api.tell("POST", &format!("{second_path}/expire"), admin, over.clone()).await;
+    assert_eq!(ended.status, StatusCode::NO_CONTENT, "{}", ended.body);
+    let expired = (401, "token_expired".to_owned());
+    assert_eq!(api.outcome("GET", "/api/v1/reports", second).await, expired);
+
+    let mut of_grace = Vec::new();
+    for _ in 0..2 {
+        let wanted = json!({ "subject": "grace", "scopes": ["read:reports"] });
+        of_grace.push(issue(&api, admin, wanted).await.1);
+    }
+    let all = api.ask("DELETE", "/admin/tokens?subject=grace", admin).await;
+    assert_eq!((all.status, &all.body["revoked"]), (StatusCode::OK, &json!(2)), "{}", all.body);
+    for token in &of_grace {
+        let revoked = (401, "token_revoked".to_owned());
+        assert_eq!(api.outcome("GET", "/api/v1/reports", token).await, revoked, "OPAQUE-70");
+    }
+
     for (method, path, body, status) in [
+        ("GET", "/admin/tokens/unknown", None, 404),
+        ("POST", "/admin/tokens/unknown/enable", None, 404),
+        ("POST", "/admin/tokens/unknown/disable", None, 404),
+        ("POST", "/admin/tokens/unknown/expire", over, 404),
+        ("POST", "/admin/tokens/unknown/expire", Some(json!({ "at": u64::MAX })), 400),
+        ("POST", "/admin/tokens/unknown/expire", Some(json!({})), 422),
+        ("DELETE", "/admin/tokens", None, 400),
+        ("GET", "/admin/tokens?subject=%00", None, 400),
         ("DELETE", "/admin/tokens/unknown", None, 404),
         ("POST", "/admin/tokens/unknown/rotate", None, 404),
         ("GET", "/admin/tokens", None, 400),
@@ -551,6 +627,19 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--demo", "--redis", "redis://u:s3cret@127.0.0.1:1/"], "--redis redis://…@127.0.0.1:1/"),
         (&["--demo", "--redis", "nowhere"], "--redis"),
         (&["--introspect", "https://i/x"], "--introspect-client is missing"),
+        // What would be ignored without a word.
+        (&["--demo", "--introspect-client", "api:s3cret"], "without --introspect"),
+        (&["--demo", "--pepper-file", &pepper], "without --tokens"),
+        (&["--tokens", "sqlite:x", "--any-typ"], "--any-typ does nothing without --jwks"),
+        (&["--tokens", "sqlite:x", "--leeway", "9"], "--leeway does nothing without --jwks"),
+        (&["--tokens", "sqlite:x", "--audience", "a"], "--audience does nothing without --jwks"),
+        (&["--demo", "--issuer", "https://i", "--issuer", "https://j"], "--issuer is given twice"),
+        (&["--demo", "--demo"], "--demo is given twice"),
+        (
+            &["--demo", "--limit", "partner=1/60", "--limit", "partner=2/60"],
+            "--limit partner is given twice",
+        ),
+        (&[&named[..], &["--jwks", "ftp://i.example/keys"]].concat(), "must be an https URL"),
         (&["--discover", "--audience", "a"], "--issuer is missing"),
         (&["--discover", "--issuer", "https://i"], "--audience is missing"),
         (&["--discover", "--issuer", "http://i.example", "--audience", "a"], "https"),
@@ -558,8 +647,13 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&[&named[..], &["--jwks", &empty]].concat(), "no key"),
         (&[&named[..], &["--hs256-secret-file", &short]].concat(), "at least 32"),
     ] {
-        let Output { status, stdout, stderr } =
-            Command::new(&*PROGRAM).args(flags).stdin(Stdio::null()).output().unwrap();
+        let mut program = Command::new(&*PROGRAM);
+        program.args(flags).stdin(Stdio::null());
+        if !flags.contains(&"--listen") {
+            // No address of this machine (RFC 5737), so that what is accepted ends too.
+            program.args(["--listen", "192.0.2.1:0"]);
+        }
+        let Output { status, stdout, stderr } = program.output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
         assert_eq!(status.code(), Some(2), "{flags:?}: {stderr}");
         assert_eq!(stderr.lines().count(), 1, "{flags:?}: {stderr}");

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::Error;
+use crate::flags::Flags;
 
 pub(crate) const ISSUER: &str = "https://issuer.example";
 pub(crate) const AUDIENCE: &str = "https://api.example";
@@ -19,7 +20,8 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    pub(crate) fn new() -> Result<Self, Error> {
+    /// With the names that the flags give.
+    pub(crate) fn new(flags: &Flags) -> Result<Self, Error> {
         let mut secret = [0; 32];
         rand::fill(&mut secret).map_err(|_| "the machine has no random bytes for a key")?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
@@ -35,7 +37,7 @@ impl Demo {
         ];
         let tokens = tokens.map(|(name, scopes, end)| {
             let claims = json!({
-                "iss": ISSUER, "aud": AUDIENCE, "sub": name, "client_id": "demo",
+                "iss": flags.issuer, "aud": flags.audiences, "sub": name, "client_id": "demo",
                 "jti": format!("demo-{name}"), "iat": end - 3600, "exp": end,
                 "scope": scopes, "roles": [name], "acr": "mfa", "auth_time": now,
             });

@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,11 +10,13 @@ use lexopt::prelude::*;
 use tower_gate::{Network, Quota};
 
 use crate::Error;
+use crate::demo;
 
 pub(crate) const HELP: &str = "\
 --listen ADDR            where to listen; port 0 picks one (default 127.0.0.1:3000)
 --issuer URL             the expected iss
---audience VALUE         a name of this API in aud; repeatable
+--audience VALUE         a name of this API in aud; repeatable. Clients learn where
+                         tokens come from at the first https URL among them
 --jwks FILE|URL          keys from a JWKS file or endpoint
 --discover               keys by discovery from --issuer
 --hs256-secret-file FILE a shared secret of at least 32 bytes
@@ -29,6 +32,8 @@ pub(crate) const HELP: &str = "\
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
 --limit TIER=N/SECONDS[:BURST]   default, partner, internal or address
 --demo                   make keys, and print ready tokens
+
+A flag that would do nothing, or is given twice, is an error.
 ";
 
 pub(crate) struct Flags {
@@ -89,7 +94,13 @@ impl Flags {
                 address: Quota::per_minute(300).with_burst(100),
             },
         };
+        let mut given = HashSet::new();
         while let Some(argument) = parser.next()? {
+            if let Long(name) = argument
+                && !["audience", "limit", "trust-proxy"].contains(&name)
+            {
+                once(&mut given, format!("--{name}"))?;
+            }
             match argument {
                 Long("help") => return Ok(None),
                 Long("listen") => flags.listen = value(&mut parser, "listen")?,
@@ -116,24 +127,59 @@ impl Flags {
                 Long("redis") => flags.redis = Some(text(&mut parser)?),
                 Long("audit") => flags.audit = Some(parser.value()?.into()),
                 Long("trust-proxy") => flags.proxies.push(value(&mut parser, "trust-proxy")?),
-                Long("limit") => flags.limits.set(&text(&mut parser)?)?,
+                Long("limit") => {
+                    let limit = text(&mut parser)?;
+                    let tier = limit.split('=').next().unwrap_or_default();
+                    once(&mut given, format!("--limit {tier}"))?;
+                    flags.limits.set(&limit)?;
+                }
                 Long("demo") => flags.keys.push(Keys::Demo),
                 other => {
                     return Err(format!("{}; --help lists the flags", other.unexpected()).into());
                 }
             }
         }
+        flags.check(&given)?;
+        if matches!(*flags.keys, [Keys::Demo]) {
+            flags.issuer.get_or_insert_with(|| demo::ISSUER.to_owned());
+            if flags.audiences.is_empty() {
+                flags.audiences.push(demo::AUDIENCE.to_owned());
+            }
+        }
         Ok(Some(flags))
+    }
+
+    /// The name of this API that is a URL, which is where clients learn about it.
+    pub(crate) fn url(&self) -> Option<&str> {
+        self.audiences.iter().map(String::as_str).find(|name| name.starts_with("https://"))
+    }
+
+    /// What would be ignored is a mistake.
+    fn check(&self, given: &HashSet<String>) -> Result<(), Error> {
+        const JWTS: &str = "--jwks, --discover, --hs256-secret-file or --demo";
+        const NAMED: &str = "--jwks, --discover, --hs256-secret-file, --introspect or --demo";
+        let jwts = !self.keys.is_empty();
+        let named = jwts || self.introspect.is_some();
+        for (flag, is_used, other) in [
+            ("--any-typ", jwts, JWTS),
+            ("--leeway", named, NAMED),
+            ("--introspect-client", self.introspect.is_some(), "--introspect"),
+            ("--pepper-file", self.tokens.is_some(), "--tokens"),
+        ] {
+            if given.contains(flag) && !is_used {
+                return Err(format!("{flag} does nothing without {other}").into());
+            }
+        }
+        if self.tokens.is_some() && !named && !self.audiences.is_empty() && self.url().is_none() {
+            return Err(format!("--audience does nothing without {NAMED}, but for a URL").into());
+        }
+        Ok(())
     }
 }
 
 impl Keys {
     fn parse(place: String) -> Self {
-        if place.starts_with("https://") || place.starts_with("http://") {
-            Self::Url(place)
-        } else {
-            Self::File(place.into())
-        }
+        if place.contains("://") { Self::Url(place) } else { Self::File(place.into()) }
     }
 }
 
@@ -161,6 +207,11 @@ impl Limits {
         } = quota;
         Ok(())
     }
+}
+
+fn once(given: &mut HashSet<String>, flag: String) -> Result<(), Error> {
+    let again = format!("{flag} is given twice: keep one of them");
+    if given.insert(flag) { Ok(()) } else { Err(again.into()) }
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {

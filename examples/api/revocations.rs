@@ -1,6 +1,6 @@
 //! Revocations: where they are kept, and the route of those who revoke.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -25,8 +25,7 @@ pub(crate) async fn start(flags: &Flags) -> Result<Revocations, Error> {
         (None, Some(url)) => in_postgres(url).await.map_err(named("tokens", url))?,
         (None, None) => Revocations::builder(MemoryRevocations::new()),
     };
-    // Longer than any token of --tokens lives, which may have been issued for years.
-    let revocations = builder.with_longest_life(Duration::from_secs(100 * 365 * 86_400)).start()?;
+    let revocations = builder.start()?;
     revocations.ready().await?;
     Ok(revocations)
 }
@@ -38,6 +37,8 @@ fn named(flag: &str, url: &str) -> impl FnOnce(Error) -> Error {
 
 #[cfg(feature = "redis")]
 async fn in_redis(url: &str) -> Result<RevocationsBuilder, Error> {
+    use std::time::Duration;
+
     use tower_gate::store::redis::RedisRevocations;
 
     let client = redis::Client::open(url)?;

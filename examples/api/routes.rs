@@ -20,8 +20,7 @@ use tower_gate::{
 };
 
 use crate::Error;
-use crate::demo::{AUDIENCE, ISSUER};
-use crate::flags::{Flags, Keys};
+use crate::flags::Flags;
 use crate::limits::Limits;
 use crate::revocations;
 use crate::tokens::Tokens;
@@ -36,7 +35,11 @@ pub(crate) fn router(
 ) -> Result<Router, Error> {
     let metadata = metadata(flags)?;
     let audit = AuditLayer::new(sink).with_client_ip(client_ip(flags));
-    let authenticate = AuthenticateLayer::new(verifier).with_challenge(metadata.challenge()?);
+    let authenticate = AuthenticateLayer::new(verifier);
+    let authenticate = match &metadata {
+        Some(metadata) => authenticate.with_challenge(metadata.challenge()?),
+        None => authenticate,
+    };
     let layers = ServiceBuilder::new()
         .layer(limits.by_address)
         .layer(authenticate)
@@ -47,12 +50,15 @@ pub(crate) fn router(
         for_admins = for_admins.merge(tokens.routes());
     }
     let protected = protected().merge(for_admins.route_layer(admins));
-    let well_known = metadata.path().to_owned();
-    Ok(Router::new()
-        .merge(protected.route_layer(layers))
-        .route("/health", get(async || "ok\n"))
-        .route(&well_known, get(async move || metadata.response().map(Body::from)))
-        .layer(audit))
+    let open = Router::new().route("/health", get(async || "ok\n"));
+    let open = match metadata {
+        Some(metadata) => {
+            let path = metadata.path().to_owned();
+            open.route(&path, get(async move || metadata.response().map(Body::from)))
+        }
+        None => open,
+    };
+    Ok(open.merge(protected.route_layer(layers)).layer(audit))
 }
 
 fn protected() -> Router {
@@ -83,21 +89,18 @@ pub(crate) fn client_ip(flags: &Flags) -> ClientIp {
     }
 }
 
-/// Clients know the API by its audience where that is a URL.
-fn metadata(flags: &Flags) -> Result<ResourceMetadata, Error> {
-    let audience = flags.audiences.iter().find(|audience| audience.starts_with("https://"));
-    let resource = audience.map_or(AUDIENCE, String::as_str);
-    let metadata = ResourceMetadata::new(resource)?.with_name("Reports").with_scopes([
-        "read:reports",
-        "write:reports",
-        "payouts:read",
-    ])?;
-    let demo = matches!(*flags.keys, [Keys::Demo]).then_some(ISSUER);
-    let issuer = flags.issuer.as_deref().or(demo);
-    match issuer.filter(|issuer| issuer.starts_with("https://")) {
-        Some(issuer) => Ok(metadata.with_issuer(issuer)?),
-        None => Ok(metadata),
-    }
+/// Where clients without a token learn who issues them: at a name of this API that is a URL, and
+/// nowhere where it has none.
+fn metadata(flags: &Flags) -> Result<Option<ResourceMetadata>, Error> {
+    let Some(url) = flags.url() else {
+        return Ok(None);
+    };
+    let scopes = ["read:reports", "write:reports", "payouts:read"];
+    let metadata = ResourceMetadata::new(url)?.with_name("Reports").with_scopes(scopes)?;
+    Ok(Some(match flags.issuer.as_deref().filter(|issuer| issuer.starts_with("https://")) {
+        Some(issuer) => metadata.with_issuer(issuer)?,
+        None => metadata,
+    }))
 }
 
 async fn me(principal: Principal) -> Json<Value> {

@@ -7,11 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path as PathOf, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, post};
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tower_gate::Rejection;
 use tower_gate::store::{StoreError, TokenFilter, TokenQuery, TokenRecord};
 use tower_gate::verifier::RoutedVerifier;
@@ -63,9 +64,12 @@ impl Tokens {
     /// For those who may manage tokens.
     pub(crate) fn routes(self) -> Router {
         Router::new()
-            .route("/admin/tokens", post(issue).get(list))
+            .route("/admin/tokens", post(issue).get(list).delete(revoke_all))
+            .route("/admin/tokens/{id}", get(describe).delete(revoke))
             .route("/admin/tokens/{id}/rotate", post(rotate))
-            .route("/admin/tokens/{id}", delete(revoke))
+            .route("/admin/tokens/{id}/expire", post(expire))
+            .route("/admin/tokens/{id}/enable", post(enable))
+            .route("/admin/tokens/{id}/disable", post(disable))
             .with_state(self.0)
     }
 
@@ -181,12 +185,14 @@ struct Wanted {
     roles: Vec<String>,
     /// In seconds.
     expires_in: Option<u64>,
+    #[serde(default)]
+    metadata: Map<String, Value>,
 }
 
 async fn issue(
     State(tokens): State<OpaqueTokens>,
     wanted: Result<Json<Wanted>, JsonRejection>,
-) -> Result<(StatusCode, Json<Value>), Refusal> {
+) -> Result<Response, Refusal> {
     let Json(wanted) = wanted?;
     for scope in &wanted.scopes {
         tower_gate::Scope::parse(scope)
@@ -194,13 +200,14 @@ async fn issue(
     }
     let mut new =
         NewToken::new(&wanted.subject).scopes(&wanted.scopes.join(" ")).roles(wanted.roles);
+    new = new.metadata(wanted.metadata);
     if let Some(client) = &wanted.client {
         new = new.client(client);
     }
     if let Some(seconds) = wanted.expires_in {
         new = new.expires_in(Duration::from_secs(seconds));
     }
-    Ok((StatusCode::CREATED, shown_once(&tokens.issue(new).await?)))
+    Ok(shown_once(StatusCode::CREATED, &tokens.issue(new).await?))
 }
 
 #[derive(Deserialize)]
@@ -212,25 +219,87 @@ struct Listed {
     limit: Option<usize>,
 }
 
+impl Listed {
+    /// Whose tokens.
+    fn filter(&self, tokens: &OpaqueTokens) -> Result<TokenFilter, Refusal> {
+        let names = [&self.subject, &self.issuer, &self.client];
+        if names.into_iter().flatten().any(|name| name.contains('\0')) {
+            return Err(Refusal::bad("a name has no NUL in it"));
+        }
+        match (&self.subject, &self.client) {
+            (Some(subject), None) => {
+                let issuer = self.issuer.as_deref().unwrap_or(tokens.issuer());
+                Ok(TokenFilter::subject(issuer, subject))
+            }
+            (None, Some(client)) => Ok(TokenFilter::client(client)),
+            _ => Err(Refusal::bad("say whose: ?subject=… or ?client=…")),
+        }
+    }
+}
+
 async fn list(
     State(tokens): State<OpaqueTokens>,
     listed: Result<Query<Listed>, QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let Query(listed) = listed?;
-    let filter = match (&listed.subject, &listed.client) {
-        (Some(subject), None) => {
-            TokenFilter::subject(listed.issuer.as_deref().unwrap_or(tokens.issuer()), subject)
-        }
-        (None, Some(client)) => TokenFilter::client(client),
-        _ => {
-            let message = "say whose: ?subject=… or ?client=…".to_owned();
-            return Err(Refusal::Request(StatusCode::BAD_REQUEST, message));
-        }
-    };
-    let query = TokenQuery::new(filter).after(listed.after).limit(listed.limit.unwrap_or(100));
+    let query = TokenQuery::new(listed.filter(&tokens)?);
+    let query = query.after(listed.after).limit(listed.limit.unwrap_or(100));
     let page = tokens.list(query).await?;
     let records: Vec<Value> = page.records.iter().map(shown).collect();
     Ok(Json(json!({ "tokens": records, "next": page.next })))
+}
+
+async fn revoke_all(
+    State(tokens): State<OpaqueTokens>,
+    listed: Result<Query<Listed>, QueryRejection>,
+) -> Result<Json<Value>, Refusal> {
+    let Query(listed) = listed?;
+    let revoked = tokens.revoke_all(listed.filter(&tokens)?).await?;
+    Ok(Json(json!({ "revoked": revoked })))
+}
+
+async fn describe(
+    State(tokens): State<OpaqueTokens>,
+    PathOf(id): PathOf<String>,
+) -> Result<Json<Value>, Refusal> {
+    let record = tokens.describe(&id).await?.ok_or(TokenError::Unknown)?;
+    Ok(Json(shown(&record)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Expiry {
+    /// In seconds since 1970.
+    at: u64,
+}
+
+async fn expire(
+    State(tokens): State<OpaqueTokens>,
+    PathOf(id): PathOf<String>,
+    expiry: Result<Json<Expiry>, JsonRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Json(Expiry { at }) = expiry?;
+    let at = UNIX_EPOCH.checked_add(Duration::from_secs(at));
+    let at = at.ok_or_else(|| Refusal::bad("the time is too far ahead"))?;
+    done(tokens.expire(&id, at).await?)
+}
+
+async fn enable(
+    State(tokens): State<OpaqueTokens>,
+    PathOf(id): PathOf<String>,
+) -> Result<StatusCode, Refusal> {
+    done(tokens.enable(&id).await?)
+}
+
+async fn disable(
+    State(tokens): State<OpaqueTokens>,
+    PathOf(id): PathOf<String>,
+) -> Result<StatusCode, Refusal> {
+    done(tokens.disable(&id).await?)
+}
+
+fn done(there_is_one: bool) -> Result<StatusCode, Refusal> {
+    if there_is_one { Ok(StatusCode::NO_CONTENT) } else { Err(TokenError::Unknown.into()) }
 }
 
 #[derive(Default, Deserialize)]
@@ -245,7 +314,7 @@ async fn rotate(
     State(tokens): State<OpaqueTokens>,
     PathOf(id): PathOf<String>,
     rotation: Result<Json<Rotation>, JsonRejection>,
-) -> Result<Json<Value>, Refusal> {
+) -> Result<Response, Refusal> {
     let rotation = match rotation {
         Ok(Json(rotation)) => rotation,
         // No body at all asks for no overlap.
@@ -253,7 +322,7 @@ async fn rotate(
         Err(error) => return Err(error.into()),
     };
     let overlap = Duration::from_secs(rotation.overlap);
-    Ok(shown_once(&tokens.rotate(&id, overlap).await?))
+    Ok(shown_once(StatusCode::OK, &tokens.rotate(&id, overlap).await?))
 }
 
 async fn revoke(
@@ -261,19 +330,17 @@ async fn revoke(
     PathOf(id): PathOf<String>,
 ) -> Result<StatusCode, Refusal> {
     // One that was revoked before is gone all the same.
-    if tokens.revoke(&id).await? || tokens.describe(&id).await?.is_some() {
-        Ok(StatusCode::NO_CONTENT)
-    } else {
-        Err(TokenError::Unknown.into())
-    }
+    done(tokens.revoke(&id).await? || tokens.describe(&id).await?.is_some())
 }
 
-fn shown_once(issued: &IssuedToken) -> Json<Value> {
-    Json(json!({
+/// The one answer that has the token's text, which nobody on the way keeps.
+fn shown_once(status: StatusCode, issued: &IssuedToken) -> Response {
+    let shown = json!({
         "id": issued.record.id,
         "token": issued.token.expose(),
         "expires_at": issued.record.expires_at.map(seconds),
-    }))
+    });
+    (status, [(CACHE_CONTROL, "no-store")], Json(shown)).into_response()
 }
 
 fn shown(record: &TokenRecord) -> Value {
@@ -284,6 +351,7 @@ fn shown(record: &TokenRecord) -> Value {
         "client": record.client,
         "scopes": record.scopes.iter().collect::<Vec<_>>(),
         "roles": record.roles,
+        "metadata": serde_json::from_str::<Value>(&record.metadata).unwrap_or_default(),
         "issued_at": seconds(record.issued_at),
         "not_before": record.not_before.map(seconds),
         "expires_at": record.expires_at.map(seconds),
@@ -302,6 +370,12 @@ fn seconds(time: SystemTime) -> u64 {
 enum Refusal {
     Request(StatusCode, String),
     Store(StoreError),
+}
+
+impl Refusal {
+    fn bad(message: &str) -> Self {
+        Self::Request(StatusCode::BAD_REQUEST, message.to_owned())
+    }
 }
 
 impl From<TokenError> for Refusal {

@@ -6,7 +6,7 @@ use tower_gate::verifier::jwt::{Algorithm, JwtVerifier, JwtVerifierBuilder, KeyS
 use tower_gate::verifier::{CachedVerifier, RoutedVerifier};
 
 use crate::Error;
-use crate::demo::{self, Demo};
+use crate::demo::Demo;
 use crate::flags::{Flags, Keys};
 use crate::tokens::Tokens;
 
@@ -30,7 +30,7 @@ pub(crate) fn build(flags: &Flags, opaque: Option<&Tokens>) -> Result<Built, Err
             return Err(format!("nothing says which tokens are good: use {ways}").into());
         }
         [Keys::Demo] => {
-            let demo = Demo::new()?;
+            let demo = Demo::new(flags)?;
             let key = VerifyingKey::hmac(Algorithm::HS256, &demo.secret)?;
             verifier = with_jwts(verifier, jwts(flags)?.with_key(key))?;
             tokens = demo.tokens;
@@ -71,12 +71,10 @@ fn with_jwts(
 
 /// What all JWTs must be like.
 fn jwts(flags: &Flags) -> Result<JwtVerifierBuilder, Error> {
-    let demo = matches!(*flags.keys, [Keys::Demo]);
-    let issuer = flags.issuer.as_deref().or(demo.then_some(demo::ISSUER));
+    let issuer = flags.issuer.as_deref();
     let issuer = issuer.ok_or("--issuer is missing: the expected iss of tokens")?;
     let mut audiences = flags.audiences.iter().map(String::as_str);
-    let first = audiences.next().or(demo.then_some(demo::AUDIENCE));
-    let first = first.ok_or("--audience is missing: the name of this API in aud")?;
+    let first = audiences.next().ok_or("--audience is missing: the name of this API in aud")?;
     let builder = JwtVerifier::builder().issuer(issuer).audience(first).with_leeway(flags.leeway);
     let builder = audiences.fold(builder, JwtVerifierBuilder::with_audience);
     Ok(if flags.any_typ { builder.accept_plain_jwt() } else { builder })

@@ -85,7 +85,7 @@ impl Failures {
         let (start, woken) = {
             let mut standings = self.standings.lock(key);
             let standing = self.standing(&mut standings, key, now);
-            // Time alone may have made room.
+            // Time alone may have made room, which is theirs who wait.
             let woken = standing.next_waiting(rule, now);
             (standing.start(rule, now, place), woken)
         };
@@ -201,7 +201,7 @@ impl Standing {
         if place.is_some_and(|(place, _)| self.called.remove(&place)) {
             return Start::Started;
         }
-        if self.waiting.is_empty() && self.free(rule, now) > 0 {
+        if self.free(rule, now) > 0 {
             self.in_flight += 1;
             return Start::Started;
         }

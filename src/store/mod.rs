@@ -41,7 +41,7 @@ pub use crate::quota::Take;
 #[cfg(feature = "revocation")]
 pub(crate) use self::revocation::ErasedRevocationStore;
 #[cfg(feature = "opaque")]
-pub(crate) use self::token::{ErasedTokenStore, whole_millis};
+pub(crate) use self::token::{ErasedTokenStore, Storing, whole_millis};
 #[cfg(feature = "opaque")]
 pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRecord, TokenStore};
 

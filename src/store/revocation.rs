@@ -1,6 +1,7 @@
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::Notify;
@@ -19,7 +20,9 @@ use crate::store::StoreError;
 /// afterwards, on any node, has the revocation behind the position that it had before. Positions
 /// grow: what is added later has a higher one, also where two nodes write at the same time. So a
 /// position is given out only while nobody can still add something at a lower one. Position zero is
-/// before everything. A revocation is kept until its [`end`](Revocation::end), by the store's own
+/// before everything. A store in whose place another came, which has not counted as far, answers with
+/// the position that it has come to, and nodes load everything anew: what it adds may be below theirs.
+/// Whoever cannot tell loads everything once a minute. A revocation is kept until its [`end`](Revocation::end), by the store's own
 /// clock where it has one; the same one twice may be kept once. Revocations of one subject do not
 /// replace each other.
 ///
@@ -28,8 +31,8 @@ use crate::store::StoreError;
 /// that what is held is not known to be all; after a while the node then refuses requests with 503.
 /// A revocation that cannot be read is an error too, never left out.
 ///
-/// **Concurrency.** Called from many tasks at once, but for `revoked_since` and `watch`, which each
-/// node calls from one. A future may be dropped at any await; the revocation may then be kept or
+/// **Concurrency.** Called from many tasks at once, but for `watch`, which each node calls from one:
+/// everything is loaded anew while what is new is loaded, too. A future may be dropped at any await; the revocation may then be kept or
 /// not.
 ///
 /// **Security.** A revocation that is forgotten before its end lets revoked tokens in, on nodes that
@@ -96,7 +99,8 @@ pub trait RevocationStore: Send + Sync + 'static {
     ) -> impl Future<Output = Result<RevocationPage, StoreError>> + Send;
 
     /// Says that there are [`News`] whenever there may be, and once as soon as it would not miss any
-    /// more; returns only when it cannot go on. It is called again after a wait that grows.
+    /// more; returns only when it cannot go on. It is called again after a wait that grows, and what
+    /// it then says first has everything loaded anew: another server may have taken over.
     ///
     /// By itself it says nothing, and news come with the next regular load.
     fn watch(&self, news: News) -> impl Future<Output = Result<(), StoreError>> + Send {
@@ -143,7 +147,8 @@ impl RevokeRequest {
 pub struct RevocationPage {
     /// The revocations.
     pub revocations: Vec<Revocation>,
-    /// Where to go on: behind the last of them, or where nothing was behind before.
+    /// Where to go on: behind the last of them, or where nothing was behind before; a lower one where
+    /// the store has not come so far, and counts anew.
     pub position: u64,
     /// Whether there are no more behind it.
     pub is_last: bool,
@@ -159,17 +164,38 @@ impl RevocationPage {
 
 /// Where a [`RevocationStore`] says that there may be new revocations. Clones reach the same node.
 #[derive(Clone, Debug, Default)]
-pub struct News(Arc<Notify>);
+pub struct News(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    new: Notify,
+    /// Whether the next that arrive are the first after a break.
+    was_broken: AtomicBool,
+    anew: Notify,
+}
 
 impl News {
     /// There may be new revocations. Said several times before anybody looks, it counts once.
     pub fn arrived(&self) {
-        self.0.notify_one();
+        self.0.new.notify_one();
+        if self.0.was_broken.swap(false, Ordering::Relaxed) {
+            self.0.anew.notify_one();
+        }
+    }
+
+    /// They come no more until they are watched again, perhaps from another server.
+    pub(crate) fn broke(&self) {
+        self.0.was_broken.store(true, Ordering::Relaxed);
     }
 
     /// Waits until there may be some, or returns at once if there were since it was last asked.
     pub(crate) async fn next(&self) {
-        self.0.notified().await;
+        self.0.new.notified().await;
+    }
+
+    /// Waits until some arrive after a break, in the same way.
+    pub(crate) async fn anew(&self) {
+        self.0.anew.notified().await;
     }
 }
 

@@ -11,6 +11,9 @@ use crate::store::{TokenDigest, TokenRecord};
 pub(super) const COLUMNS: &str = "id, digest, pepper, issuer, subject, client, scopes, roles, \
     metadata, issued_at, not_before, expires_at, revoked_at, enabled, replaced_by, last_used";
 
+/// How many rows are locked at once to write down last uses.
+pub(super) const TOUCHED_AT_ONCE: usize = 200;
+
 /// Milliseconds since 1970, UTC.
 pub(super) fn to_millis(time: SystemTime) -> i64 {
     let since_1970 = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -52,8 +55,9 @@ pub(super) fn checked(record: &TokenRecord) -> Result<&TokenRecord, Error> {
 /// The databases understand the same statements; a generic implementation would take a page of
 /// bounds on what they can encode and decode.
 macro_rules! token_store {
-    ($store:ident over $database:ty, begin with $begin:literal $(then $lock:literal)?
-        $(, touch after $patience:literal)?) => {
+    ($store:ident over $database:ty, begin with $begin:literal
+        $(, migrate after $migrate:literal, replace after $replace:literal,
+            revoke after $revoke:literal, touch after $touch:literal)?) => {
         impl $store {
             /// Over this pool, which stays the application's.
             #[must_use]
@@ -73,7 +77,7 @@ macro_rules! token_store {
 
             async fn migrate_to_latest(&self) -> Result<(), sqlx::Error> {
                 let mut transaction = self.pool.begin_with($begin).await?;
-                $(sqlx::query($lock).execute(&mut *transaction).await?;)?
+                $(sqlx::query($migrate).execute(&mut *transaction).await?;)?
                 let versions = "CREATE TABLE IF NOT EXISTS tower_gate_schema \
                     (room TEXT PRIMARY KEY, version BIGINT NOT NULL)";
                 sqlx::query(versions).execute(&mut *transaction).await?;
@@ -116,6 +120,7 @@ macro_rules! token_store {
 
             async fn replace_one(&self, replacement: &Replacement) -> Result<bool, sqlx::Error> {
                 let mut transaction = self.pool.begin_with($begin).await?;
+                $(sqlx::query($replace).execute(&mut *transaction).await?;)?
                 // Of two that meet here, the second finds the row as the first has left it.
                 let end_old = "UPDATE tower_gate_tokens SET replaced_by = $2, revoked_at = $3, \
                     expires_at = CASE WHEN expires_at < $4 THEN expires_at ELSE $4 END \
@@ -138,9 +143,25 @@ macro_rules! token_store {
                 Ok(true)
             }
 
-            async fn touch_all(&self, used: &[(String, SystemTime)]) -> Result<(), sqlx::Error> {
+            async fn revoke_all(
+                &self,
+                which: &TokenFilter,
+                at: SystemTime,
+            ) -> Result<u64, sqlx::Error> {
                 let mut transaction = self.pool.begin_with($begin).await?;
-                $(sqlx::query($patience).execute(&mut *transaction).await?;)?
+                $(sqlx::query($revoke).execute(&mut *transaction).await?;)?
+                let mut statement =
+                    sqlx::QueryBuilder::new("UPDATE tower_gate_tokens SET revoked_at = ");
+                statement.push_bind(sql::to_millis(at)).push(" WHERE revoked_at IS NULL AND ");
+                Self::push(&mut statement, which);
+                let revoked = statement.build().execute(&mut *transaction).await?;
+                transaction.commit().await?;
+                Ok(revoked.rows_affected())
+            }
+
+            async fn touch_some(&self, used: &[(String, SystemTime)]) -> Result<(), sqlx::Error> {
+                let mut transaction = self.pool.begin_with($begin).await?;
+                $(sqlx::query($touch).execute(&mut *transaction).await?;)?
                 for (id, at) in used {
                     let later = "UPDATE tower_gate_tokens SET last_used = $2 \
                         WHERE id = $1 AND (last_used IS NULL OR last_used < $2)";
@@ -267,12 +288,7 @@ macro_rules! token_store {
             }
 
             async fn revoke(&self, which: &TokenFilter, at: SystemTime) -> Result<u64, StoreError> {
-                let mut statement =
-                    sqlx::QueryBuilder::new("UPDATE tower_gate_tokens SET revoked_at = ");
-                statement.push_bind(sql::to_millis(at)).push(" WHERE revoked_at IS NULL AND ");
-                Self::push(&mut statement, which);
-                let revoked = statement.build().execute(&self.pool).await;
-                revoked.map(|done| done.rows_affected()).map_err(StoreError::new)
+                self.revoke_all(which, at).await.map_err(StoreError::new)
             }
 
             async fn set_enabled(&self, id: &str, enabled: bool) -> Result<bool, StoreError> {
@@ -281,8 +297,30 @@ macro_rules! token_store {
                 set.map(|done| done.rows_affected() > 0).map_err(StoreError::new)
             }
 
+            async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
+                let sooner = "UPDATE tower_gate_tokens \
+                    SET expires_at = CASE WHEN expires_at < $2 THEN expires_at ELSE $2 END \
+                    WHERE id = $1 AND revoked_at IS NULL";
+                let sooner = sqlx::query(sooner).bind(id).bind(sql::to_millis(at));
+                let done = sooner.execute(&self.pool).await.map_err(StoreError::new)?;
+                Ok(done.rows_affected() > 0)
+            }
+
+            async fn purge(&self, before: SystemTime, most: usize) -> Result<u64, StoreError> {
+                let purge = "DELETE FROM tower_gate_tokens WHERE id IN (\
+                    SELECT id FROM tower_gate_tokens \
+                    WHERE expires_at < $1 OR revoked_at < $1 LIMIT $2)";
+                let most = i64::try_from(most).unwrap_or(i64::MAX);
+                let purge = sqlx::query(purge).bind(sql::to_millis(before)).bind(most);
+                let done = purge.execute(&self.pool).await.map_err(StoreError::new)?;
+                Ok(done.rows_affected())
+            }
+
             async fn touch(&self, used: &[(String, SystemTime)]) -> Result<(), StoreError> {
-                self.touch_all(used).await.map_err(StoreError::new)
+                for some in used.chunks(sql::TOUCHED_AT_ONCE) {
+                    self.touch_some(some).await.map_err(StoreError::new)?;
+                }
+                Ok(())
             }
         }
     };

@@ -94,6 +94,26 @@ use crate::store::StoreError;
 ///         })
 ///     }
 ///
+///     async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
+///         self.with(|records| {
+///             let live = records.iter_mut().filter(|record| record.revoked_at.is_none());
+///             let mut found = live.filter(|record| record.id == id);
+///             found.next().map(|record| record.expire(at)).is_some()
+///         })
+///     }
+///
+///     async fn purge(&self, before: SystemTime, most: usize) -> Result<u64, StoreError> {
+///         self.with(|records| {
+///             let (len, mut left) = (records.len(), most);
+///             records.retain(|record| {
+///                 let goes = left > 0 && record.ended_before(before);
+///                 left -= usize::from(goes);
+///                 !goes
+///             });
+///             (len - records.len()) as u64
+///         })
+///     }
+///
 ///     async fn touch(&self, used: &[(String, SystemTime)]) -> Result<(), StoreError> {
 ///         self.with(|records| {
 ///             for record in records {
@@ -152,6 +172,22 @@ pub trait TokenStore: Send + Sync + 'static {
         id: &str,
         enabled: bool,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Lets a token that is not revoked end at this time, as [`TokenRecord::expire`] defines it, and
+    /// says whether there is one.
+    fn expire(
+        &self,
+        id: &str,
+        at: SystemTime,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
+    /// Deletes records that have [ended before](TokenRecord::ended_before) this time, so many at
+    /// most, and says how many.
+    fn purge(
+        &self,
+        before: SystemTime,
+        most: usize,
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
     /// Writes down when tokens were used, in the order of their ids; a later time stays.
     fn touch(
@@ -258,6 +294,17 @@ impl TokenRecord {
         }
     }
 
+    /// Lets the token end at this time, unless it does so before.
+    pub fn expire(&mut self, at: SystemTime) {
+        self.expires_at = Some(self.expires_at.map_or(at, |end| end.min(at)));
+    }
+
+    /// Whether it has expired or was revoked before this time.
+    #[must_use]
+    pub fn ended_before(&self, time: SystemTime) -> bool {
+        [self.expires_at, self.revoked_at].into_iter().flatten().any(|end| end < time)
+    }
+
     /// Whether the token has its end behind it at this time.
     pub(crate) fn is_over(&self, now: SystemTime) -> bool {
         self.is_revoked() || self.has_expired(now)
@@ -335,6 +382,9 @@ pub struct TokenQuery {
 }
 
 impl TokenQuery {
+    /// How many are listed at once at most.
+    pub(crate) const MOST: usize = 1000;
+
     /// The first hundred.
     #[must_use]
     pub fn new(filter: TokenFilter) -> Self {
@@ -351,7 +401,7 @@ impl TokenQuery {
     /// How many at most. Default: 100; more than 1000 are never listed at once.
     #[must_use]
     pub fn limit(mut self, limit: usize) -> Self {
-        self.limit = limit.min(1000);
+        self.limit = limit.min(Self::MOST);
         self
     }
 
@@ -395,7 +445,7 @@ impl Replacement {
         let replaceable = old.replaced_by.is_none() && !old.is_over(self.now);
         if replaceable {
             old.replaced_by = Some(self.successor.id.clone());
-            old.expires_at = Some(old.expires_at.map_or(self.until, |end| end.min(self.until)));
+            old.expire(self.until);
             old.revoked_at = self.revoked_at();
         }
         replaceable
@@ -436,6 +486,14 @@ impl<S: TokenStore + ?Sized> TokenStore for Arc<S> {
         (**self).set_enabled(id, enabled).await
     }
 
+    async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
+        (**self).expire(id, at).await
+    }
+
+    async fn purge(&self, before: SystemTime, most: usize) -> Result<u64, StoreError> {
+        (**self).purge(before, most).await
+    }
+
     async fn touch(&self, used: &[(String, SystemTime)]) -> Result<(), StoreError> {
         (**self).touch(used).await
     }
@@ -453,6 +511,8 @@ pub(crate) trait ErasedTokenStore: Send + Sync {
     fn replace<'a>(&'a self, replacement: &'a Replacement) -> Storing<'a, bool>;
     fn revoke<'a>(&'a self, which: &'a TokenFilter, at: SystemTime) -> Storing<'a, u64>;
     fn set_enabled<'a>(&'a self, id: &'a str, enabled: bool) -> Storing<'a, bool>;
+    fn expire<'a>(&'a self, id: &'a str, at: SystemTime) -> Storing<'a, bool>;
+    fn purge(&self, before: SystemTime, most: usize) -> Storing<'_, u64>;
     fn touch<'a>(&'a self, used: &'a [(String, SystemTime)]) -> Storing<'a, ()>;
 }
 
@@ -483,6 +543,14 @@ impl<S: TokenStore> ErasedTokenStore for S {
 
     fn set_enabled<'a>(&'a self, id: &'a str, enabled: bool) -> Storing<'a, bool> {
         Box::pin(TokenStore::set_enabled(self, id, enabled))
+    }
+
+    fn expire<'a>(&'a self, id: &'a str, at: SystemTime) -> Storing<'a, bool> {
+        Box::pin(TokenStore::expire(self, id, at))
+    }
+
+    fn purge(&self, before: SystemTime, most: usize) -> Storing<'_, u64> {
+        Box::pin(TokenStore::purge(self, before, most))
     }
 
     fn touch<'a>(&'a self, used: &'a [(String, SystemTime)]) -> Storing<'a, ()> {

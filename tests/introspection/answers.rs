@@ -58,7 +58,6 @@ async fn whatever_is_no_answer_says_nothing_about_the_token() {
         Reply::Answer(200, "", body()),
         Reply::Answer(200, "application/token-introspection+jwt", body()),
         Reply::Cut,
-        Reply::Hang,
         Reply::text(format!(r#"{{"active":true,"x":"{}"}}"#, "x".repeat(64 * 1024))),
     ];
     replies.extend([301, 302, 303, 307, 308].map(|code| Reply::Redirect(code, elsewhere.url())));
@@ -67,6 +66,8 @@ async fn whatever_is_no_answer_says_nothing_about_the_token() {
         let body = if status == 204 { String::new() } else { body() };
         Reply::Answer(status, "application/json", body)
     }));
+    // The last: whoever comes next is not held up.
+    replies.push(Reply::Hang);
     for (n, reply) in replies.into_iter().enumerate() {
         scene.endpoint.reply(reply.clone());
         let answer = scene.api.get(&format!("token-{n}")).await;

@@ -4,6 +4,7 @@
 mod answers;
 mod endpoint;
 mod memory;
+mod outage;
 mod question;
 mod scene;
 mod signed;

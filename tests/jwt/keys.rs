@@ -1,5 +1,5 @@
 //! Keys, sets of keys and the verifier's configuration (JWT-20, JWT-21, JWT-26, JWT-36, JWT-50 to
-//! JWT-55).
+//! JWT-55, JWT-57).
 
 use std::time::Duration;
 
@@ -579,4 +579,54 @@ fn a_claim_serves_one_purpose() {
     }
     let free = built().with_scopes_at(["scp"]).with_roles_at(["groups"]).with_client_at("cid");
     assert!(free.with_required_claim("token_use", "access").build().is_ok());
+}
+
+/// The keys of RFC 7638 §3.1, RFC 9449 figure 4 and RFC 8037 §A.2.
+const THUMBPRINTS: [(&str, &str); 3] = [
+    (
+        r#""kty":"RSA","e":"AQAB","n":"0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw""#,
+        "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs",
+    ),
+    (
+        r#""kty":"EC","crv":"P-256","x":"l8tFrhx-34tV3hRICRDY9zCkDlpBhF42UQUfWVAWBFs","y":"9VE4jf_Ok_o64zbTTlcuNJajHmt6v9TDVrU0CdvGRDA""#,
+        "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I",
+    ),
+    (
+        r#""kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo""#,
+        "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+    ),
+];
+
+#[test]
+fn a_key_is_known_by_its_thumbprint_whatever_else_it_says_of_itself() {
+    for (members, thumbprint) in THUMBPRINTS {
+        for more in ["", r#","kid":"k1""#, r#","use":"sig","key_ops":["verify"],"x5t":"AAAA""#] {
+            let first = format!("{{{members}{more}}}");
+            // The same members in another order.
+            let mut turned: Vec<_> = members.split(',').collect();
+            turned.reverse();
+            for jwk in [first, format!("{{{}{more}}}", turned.join(","))] {
+                let key = VerifyingKey::from_jwk(&jwk).unwrap();
+                assert_eq!(key.thumbprint(), Some(thumbprint), "JWT-57: {jwk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_key_has_one_thumbprint_in_jwk_and_pem_and_a_secret_has_none() {
+    for algorithm in algorithms() {
+        let signer = Signer::new(algorithm);
+        let key = signer.key();
+        if algorithm.as_str().starts_with("HS") {
+            assert_eq!(key.thumbprint(), None, "JWT-57: {algorithm}");
+            continue;
+        }
+        let thumbprint = key.thumbprint().unwrap_or_else(|| panic!("JWT-57: {algorithm}"));
+        assert_eq!(thumbprint.len(), 43, "JWT-57: {algorithm}");
+        let pem = VerifyingKey::from_pem(algorithm, signer.public_pem().as_bytes()).unwrap();
+        assert_eq!(pem.thumbprint(), Some(thumbprint), "JWT-57: {algorithm}");
+        let other = Signer::other(algorithm).key();
+        assert_ne!(other.thumbprint(), Some(thumbprint), "JWT-57: {algorithm}");
+    }
 }

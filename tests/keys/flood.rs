@@ -60,7 +60,7 @@ async fn random_key_names_cause_two_fetches_a_minute_and_hide_no_rotation() {
     assert!((10..=12).contains(&fetches), "attack 18: {fetches} fetches in five minutes");
 }
 
-/// The same in real time, with an issuer behind a socket and a cooldown of a second.
+/// The same in real time, with the API and its issuer behind sockets and a cooldown of a second.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rotation_in_a_flood_over_http_is_seen_within_the_cooldown() {
     let (old, new) = (Signer::new("old"), Signer::new("new"));
@@ -69,23 +69,23 @@ async fn a_rotation_in_a_flood_over_http_is_seen_within_the_cooldown() {
     let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
     let keys = issuer.jwks().with_refresh(day, day).with_cooldown(second).start().unwrap();
     keys.ready().await.unwrap();
-    let gate = Gate::new(verifier(&name, &keys));
+    let api = Gate::new(verifier(&name, &keys)).serve().await;
     let [good, rotated] = [&old, &new].map(|signer| signer.token(&claims(&name, "user-1")));
 
     let began = Instant::now();
     let (mut published, mut seen) = (None, None);
     for n in 0.. {
-        let answer = gate.get(&stray_of(&name, n)).await.text;
+        let answer = api.get(&stray_of(&name, n)).await.text;
         assert_eq!(answer, "401 unknown_key", "attack 18: {n}");
         if n == 5_000 {
             issuer.serve(JWKS, Reply::json(&jwks(&[&old, &new])));
             published = Some(Instant::now());
         }
         if n % 100 == 0 {
-            assert_eq!(gate.get(&good).await.text, "200 user-1", "attack 18: {n}");
+            assert_eq!(api.get(&good).await.text, "200 user-1", "attack 18: {n}");
             if let Some(published) = published
                 && seen.is_none()
-                && gate.get(&rotated).await.text == "200 user-1"
+                && api.get(&rotated).await.text == "200 user-1"
             {
                 seen = Some(published.elapsed());
             }

@@ -105,9 +105,14 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) async fn get(&self, token: &str) -> Answer {
-        let response = self.client.get(&self.url).bearer_auth(token).send().await.unwrap();
+        self.try_get(token).await.unwrap()
+    }
+
+    /// `None` where the connection was closed before an answer came.
+    pub(crate) async fn try_get(&self, token: &str) -> Option<Answer> {
+        let response = self.client.get(&self.url).bearer_auth(token).send().await.ok()?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Answer::new(status, &headers, &response.bytes().await.unwrap())
+        Some(Answer::new(status, &headers, &response.bytes().await.ok()?))
     }
 
     /// Asks until the answer is this one, which real servers may take a while to come to.
@@ -129,6 +134,8 @@ impl Api {
 pub(crate) struct Answer {
     /// `200 <subject>`, or the status and the reason of the refusal.
     pub(crate) text: String,
+    /// The word in the body of a refusal.
+    pub(crate) word: String,
     /// The seconds in `Retry-After`.
     pub(crate) retry_after: Option<u64>,
     /// Whether the caller is told that the token is bad.
@@ -139,8 +146,11 @@ impl Answer {
     fn new(status: u16, headers: &http::HeaderMap, body: &[u8]) -> Self {
         let header = |name| headers.get(name).map(|value| value.to_str().unwrap());
         let what = header("x-reason").unwrap_or_else(|| std::str::from_utf8(body).unwrap());
+        let refusal: Option<Value> = serde_json::from_slice(body).ok();
+        let word = refusal.as_ref().and_then(|refusal| refusal["error"].as_str());
         Self {
             text: format!("{status} {what}"),
+            word: word.unwrap_or_default().to_owned(),
             retry_after: header("retry-after").map(|seconds| seconds.parse().unwrap()),
             challenged: headers.contains_key("www-authenticate"),
         }

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::time::{advance, sleep};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, advance, sleep, timeout};
 use tower_gate::fetch::{FetchError, FetchRequest};
 use tower_gate::verifier::CachedVerifier;
 use tower_gate::verifier::jwks::{InvalidJwks, Jwks};
@@ -19,10 +20,12 @@ async fn documents_are_fetched_ahead_of_their_end_within_bounds() {
     for (cache_control, seconds) in [
         ("", 480..=540),
         ("public, max-age=300", 240..=270),
-        ("max-age=1", 48..=54),
-        ("max-age=0", 48..=54),
-        ("no-store", 48..=54),
-        ("max-age=300, no-cache", 48..=54),
+        ("max-age=60", 60..=60),
+        ("max-age=70", 60..=63),
+        ("max-age=1", 60..=60),
+        ("max-age=0", 60..=60),
+        ("no-store", 60..=60),
+        ("max-age=300, no-cache", 60..=60),
         ("max-age=31536000", 480..=540),
         ("max-age=99999999999999999999", 480..=540),
         ("max-age=soon", 480..=540),
@@ -97,6 +100,80 @@ async fn an_issuer_that_is_down_is_asked_again_after_1_2_4_to_60_seconds() {
         let (gap, most) = (pair[1] - pair[0], Duration::from_secs(seconds));
         assert!(gap <= most && gap >= most * 7 / 10, "JWT-74: {gap:?}, not {most:?}");
     }
+}
+
+/// Each waits as long as one fetch may take, all of them for the first one, and no more than 256.
+#[tokio::test(start_paused = true)]
+async fn requests_that_wait_for_the_first_keys_are_few_and_wait_briefly() {
+    let signer = Signer::new("a");
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let held = issuer.hold();
+    let keys = issuer.jwks().start().unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let token = signer.token(&claims(NAME, "user-1"));
+    let answer = async |gate: Gate, token: String| {
+        let began = Instant::now();
+        let answer = gate.get(&token).await;
+        (answer, began.elapsed().as_secs())
+    };
+    let mut waiting = JoinSet::new();
+    for _ in 0..1_000 {
+        waiting.spawn(answer(gate.clone(), token.clone()));
+    }
+    let (at_once, late): (Vec<_>, Vec<_>) =
+        waiting.join_all().await.into_iter().partition(|(_, seconds)| *seconds == 0);
+    assert_eq!((at_once.len(), late.len()), (744, 256), "JWT-74");
+    for (answer, seconds) in at_once.iter().chain(&late) {
+        answer.is_outage("JWT-74");
+        assert!([0, 5].contains(seconds), "JWT-74: {seconds} seconds");
+    }
+    // The first fetch has failed by now, and the issuer hangs on: nobody waits for the next.
+    for _ in 0..20 {
+        let (answer, seconds) = answer(gate.clone(), token.clone()).await;
+        answer.is_outage("JWT-74");
+        assert_eq!(seconds, 0, "JWT-74: the issuer is known to be down");
+        sleep(Duration::from_millis(500)).await;
+    }
+    held.add_permits(10);
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-74");
+}
+
+/// Each address of discovery may take its time, of which a request waits for one.
+#[tokio::test(start_paused = true)]
+async fn a_request_does_not_wait_for_all_addresses_of_an_issuer_that_hangs() {
+    let issuer = MemoryIssuer::down();
+    let _held = issuer.hold();
+    let keys = Jwks::discover(NAME, issuer.fetch()).unwrap().start().unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let began = Instant::now();
+    let token = Signer::new("a").token(&claims(NAME, "user-1"));
+    gate.get(&token).await.is_outage("JWT-74");
+    assert_eq!(began.elapsed().as_secs(), 5, "JWT-74");
+}
+
+/// Those who wait are let in with the keys, and make room for others.
+#[tokio::test(start_paused = true)]
+async fn requests_wait_for_keys_that_come_in_time() {
+    let signer = Signer::new("a");
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let held = issuer.hold();
+    let keys = issuer.jwks().start().unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let token = signer.token(&claims(NAME, "user-1"));
+    let ask = |gate: Gate, token: String| async move { gate.get(&token).await.text };
+    // Each of these clients leaves.
+    for _ in 0..300 {
+        let left = timeout(Duration::from_millis(1), ask(gate.clone(), token.clone())).await;
+        assert!(left.is_err(), "JWT-74: it waits");
+    }
+    let mut waiting = JoinSet::new();
+    for _ in 0..256 {
+        waiting.spawn(ask(gate.clone(), token.clone()));
+    }
+    tokio::task::yield_now().await;
+    held.add_permits(1);
+    assert_eq!(waiting.join_all().await, vec!["200 user-1"; 256], "JWT-74");
 }
 
 #[tokio::test(start_paused = true)]

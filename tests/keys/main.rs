@@ -2,6 +2,7 @@
 //! issuer that serves over HTTP and can go wrong in every way.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails so")]
 
+mod attacks;
 mod cached;
 mod discovery;
 mod documents;

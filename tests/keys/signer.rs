@@ -1,5 +1,6 @@
 //! Keys that sign.
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
@@ -73,6 +74,16 @@ impl Signer {
         jwk
     }
 
+    /// The public key as a SubjectPublicKeyInfo.
+    pub(crate) fn public_der(&self) -> Vec<u8> {
+        let der: PublicKeyX509Der<'_> = match &self.pair {
+            Pair::Ec(pair) => pair.public_key().as_der().unwrap(),
+            Pair::Ed(pair) => pair.public_key().as_der().unwrap(),
+            Pair::Rsa(pair) => pair.public_key().as_der().unwrap(),
+        };
+        der.as_ref().to_vec()
+    }
+
     /// The public key with these members in place of its own.
     pub(crate) fn jwk_with(&self, members: &Value) -> Value {
         let mut jwk = self.jwk();
@@ -92,8 +103,12 @@ impl Signer {
         let mut header = header.clone();
         header["alg"] = self.alg().into();
         header["kid"] = self.kid.as_str().into();
-        let [header, claims] = [&header, claims].map(|part| base64url(part.to_string()));
-        let signed = format!("{header}.{claims}");
+        self.sign_bytes(header.to_string(), claims.to_string())
+    }
+
+    /// Signs these two byte strings, whatever they are.
+    pub(crate) fn sign_bytes(&self, header: impl AsRef<[u8]>, claims: impl AsRef<[u8]>) -> String {
+        let signed = format!("{}.{}", base64url(header), base64url(claims));
         let signature = match &self.pair {
             Pair::Ec(pair) => {
                 pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap().as_ref().to_vec()

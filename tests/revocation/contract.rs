@@ -67,6 +67,7 @@ async fn every_kind_of_revocation_refuses_what_it_names_on_all_nodes<S: Shared>(
         "no-id",
         "no-key",
         "opaque",
+        "nobodys",
     ];
     let not = |left_out: &[&str]| {
         let rest = all_of_issuer.iter().copied().filter(|name| !left_out.contains(name));
@@ -83,11 +84,12 @@ async fn every_kind_of_revocation_refuses_what_it_names_on_all_nodes<S: Shared>(
         (Revocation::subject(ISSUER, "ada").with_issued_until(almost), not(&["subject", "young"])),
         (Revocation::subject(ISSUER, "ada").with_issued_until(at - second), vec!["no-time"]),
         (Revocation::subject(ISSUER, "ada").with_issued_until(at + second * 2), not(&["subject"])),
+        // A JWT that names no client may be any client's; an opaque token without one is nobody's.
         (Revocation::client(ISSUER, "app"), vec!["client", "no-client"]),
         (Revocation::client(ISSUER, "app").with_issued_until(at - second), vec![]),
         (Revocation::key(ISSUER, "k-2"), vec!["key", "no-key"]),
         (Revocation::key(PARTNER, "k-2"), vec![]),
-        (Revocation::key(ISSUER, "k-1"), not(&["key", "opaque"])),
+        (Revocation::key(ISSUER, "k-1"), not(&["key", "opaque", "nobodys"])),
         (Revocation::issuer(PARTNER), vec!["issuer"]),
         (Revocation::issuer(ISSUER).with_issued_until(at), not(&["young"])),
         (Revocation::all(at - second), vec!["no-time"]),

@@ -50,30 +50,57 @@ async fn a_revocation_is_over_at_its_end_and_then_leaves() {
     assert_eq!(node.revocations.len(), 0, "OPAQUE-71");
 }
 
-/// A day is what a token may live, and five minutes what clocks may be apart.
+fn by_now() -> [Revocation; 3] {
+    [
+        Revocation::token(ISSUER, "t-1"),
+        Revocation::subject(ISSUER, "ada").with_issued_until(issued_at()),
+        Revocation::all(issued_at()),
+    ]
+}
+
+/// Those that new tokens could be issued to at any time.
+fn whole() -> [Revocation; 4] {
+    [
+        Revocation::subject(ISSUER, "ada"),
+        Revocation::client(ISSUER, "web"),
+        Revocation::key(ISSUER, "k-1"),
+        Revocation::issuer(ISSUER),
+    ]
+}
+
+/// An opaque token that lives for ever, or 90 days, came back after one day.
 #[tokio::test(start_paused = true)]
-async fn without_an_end_it_lasts_until_its_tokens_are_dead() {
-    let life = DAY + Duration::from_secs(300);
-    let until = |clock: &ManualClock| clock.now();
-    for (revocation, name, ends) in [
-        (Revocation::token(ISSUER, "t-1"), "base", true),
-        (Revocation::subject(ISSUER, "ada").with_issued_until(issued_at()), "base", true),
-        (Revocation::all(issued_at()), "base", true),
-        // New tokens could be issued at any time.
-        (Revocation::subject(ISSUER, "ada"), "base", false),
-        (Revocation::client(ISSUER, "web"), "base", false),
-        (Revocation::key(ISSUER, "k-1"), "base", false),
-        (Revocation::issuer(ISSUER), "base", false),
-    ] {
+async fn without_an_end_it_lasts_for_ever() {
+    for revocation in [&by_now()[..], &whole()].concat() {
         let (node, clock) = node(&MemoryRevocations::new()).await;
-        let began = until(&clock);
+        let began = clock.now();
         node.revoke(revocation.clone()).await;
-        clock.set_now(began + life);
-        assert!(!node.accepts(name).await, "OPAQUE-71: {revocation:?}");
-        clock.set_now(began + life + Duration::from_secs(3));
-        assert_eq!(node.accepts(name).await, ends, "OPAQUE-71: {revocation:?}");
-        clock.set_now(began + DAY * 3650);
-        assert_eq!(node.accepts(name).await, ends, "OPAQUE-71: {revocation:?}");
+        for days in [2, 91, 3650] {
+            clock.set_now(began + DAY * days);
+            sleep(Duration::from_secs(122)).await;
+            assert!(!node.accepts("base").await, "OPAQUE-71: {revocation:?} after {days} days");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_tokens_are_known_to_end_it_lasts_until_they_have() {
+    let life = DAY + Duration::from_secs(300);
+    for (revocations, ends) in [(&by_now()[..], true), (&whole()[..], false)] {
+        for revocation in revocations {
+            let clock = ManualClock::default();
+            let builder = Revocations::builder(MemoryRevocations::new()).with_longest_life(life);
+            let node = Node::at(builder, principals(), clock.clone());
+            node.revocations.ready().await.unwrap();
+            let began = clock.now();
+            node.revoke(revocation.clone()).await;
+            clock.set_now(began + life);
+            assert!(!node.accepts("base").await, "OPAQUE-71: {revocation:?}");
+            clock.set_now(began + life + Duration::from_secs(3));
+            assert_eq!(node.accepts("base").await, ends, "OPAQUE-71: {revocation:?}");
+            clock.set_now(began + DAY * 3650);
+            assert_eq!(node.accepts("base").await, ends, "OPAQUE-71: {revocation:?}");
+        }
     }
 }
 
@@ -149,4 +176,37 @@ async fn servers_forget_what_has_ended() {
     in_redis.revoke(&steps[1]).await.unwrap();
     in_postgres.revoke(&steps[1]).await.unwrap();
     assert_eq!(counts().await, [3; 3], "OPAQUE-71: one has ended, and one was said twice");
+}
+
+/// All at once took longer than a node waits, after which nothing could be revoked any more.
+#[tokio::test]
+async fn servers_forget_a_bounded_number_with_each_revocation() {
+    const ENDED: i64 = 5000;
+    let (redis, postgres) = (keys(), database());
+    let (in_redis, in_postgres) = (redis.store().await, postgres.store().await);
+    let now = SystemTime::now();
+    let ended = r#"'{"target":"all","issued_until":1,"ends_at":' || n || '}'"#;
+    let insert = format!(
+        "INSERT INTO tower_gate_revocations (id, revocation, position, ends_at) \
+         SELECT sha256(n::text::bytea), {ended}, n, n FROM generate_series(1, $1) n"
+    );
+    let pool = pool(postgres.url()).await;
+    let insert = sqlx::query(sqlx::AssertSqlSafe(insert)).bind(ENDED);
+    insert.execute(&pool).await.unwrap();
+    let key = |name| format!("{{{}:revocations}}:{name}", redis.prefix);
+    let script = "for n = 1, ARGV[1] do \
+         redis.call('ZADD', KEYS[1], n, n) redis.call('ZADD', KEYS[2], n, n) end";
+    let (positions, ends) = (key("positions"), key("ends"));
+    REDIS.command(&["EVAL", script, "2", &positions, &ends, &ENDED.to_string()]);
+    for n in 1..=6 {
+        let revocation = Revocation::token(ISSUER, &format!("t-{n}")).with_end(now + DAY);
+        let request = RevokeRequest::new(revocation, now);
+        in_redis.revoke(&request).await.unwrap();
+        in_postgres.revoke(&request).await.unwrap();
+        let left = (ENDED - 1000 * n).max(0) + n;
+        let rows = sqlx::query_scalar("SELECT count(*) FROM tower_gate_revocations");
+        let rows: i64 = rows.fetch_one(&pool).await.unwrap();
+        let counts = [&positions, &ends].map(|key| REDIS.command(&["ZCARD", key]));
+        assert_eq!((rows, counts), (left, [left.to_string(), left.to_string()]), "OPAQUE-71");
+    }
 }

@@ -7,10 +7,12 @@ mod servers;
 
 mod contract;
 mod ends;
+mod failover;
 mod interleaving;
 mod node;
 mod opaque;
 mod outages;
 mod processes;
+mod proofs;
 mod shared;
 mod stale;

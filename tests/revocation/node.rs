@@ -222,5 +222,6 @@ pub(crate) fn principals() -> HashMap<String, Principal> {
         token("no-id", [ISSUER, "ada", "web", "", "k-1"], jwt, at),
         token("no-key", [ISSUER, "ada", "web", "t-9", ""], jwt, at),
         token("opaque", [ISSUER, "ada", "web", "t-10", ""], TokenKind::Opaque, at),
+        token("nobodys", [ISSUER, "ada", "", "t-11", ""], TokenKind::Opaque, at),
     ])
 }

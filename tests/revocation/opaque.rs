@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::Response;
+use serde_json::json;
+use tower_gate::fetch::FetchRequest;
 use tower_gate::store::TokenFilter;
 use tower_gate::store::memory::MemoryTokenStore;
+use tower_gate::verifier::introspection::IntrospectionVerifier;
 use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Pepper, Peppers};
 use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
-use tower_gate::{Principal, SystemClock};
+use tower_gate::{Principal, Revocation, SystemClock};
 
 use crate::node::{ISSUER, Node};
 use crate::stale::{Mood, Moody};
@@ -102,4 +107,33 @@ async fn nodes_that_could_not_be_told_are_told_by_the_next_try() {
     shared.is(Mood::Down);
     let next = tokens.rotate(&issued.record.id, Duration::ZERO).await.unwrap();
     assert!(other.accepts(next.token.expose()).await);
+}
+
+/// An issuer that answers without naming the client has not said that there is none; a record that
+/// this application wrote has.
+#[tokio::test]
+async fn a_client_that_is_not_named_may_be_any_but_for_tokens_that_were_issued_here() {
+    let answer = json!({"active": true, "sub": "ada", "aud": "api", "iss": ISSUER}).to_string();
+    let fetch = move |_: FetchRequest| {
+        let answer = answer.clone();
+        async move {
+            let response = Response::builder().header("content-type", "application/json");
+            Ok(response.body(Bytes::from(answer)).unwrap())
+        }
+    };
+    let introspected = IntrospectionVerifier::builder("https://issuer.example/introspect", fetch)
+        .issuer(ISSUER)
+        .audience("api")
+        .with_client("api", "secret")
+        .build()
+        .unwrap();
+    let (store, shared) = (MemoryTokenStore::new(), Moody::default());
+    let (tokens, here) = node(&store, &shared).await;
+    let introspected = RevocableVerifier::new(introspected, &here.revocations);
+    let elsewhere = Node::behind(here.revocations.clone(), introspected, SystemClock);
+    let issued = tokens.issue(NewToken::new("ada")).await.unwrap();
+    assert!(here.accepts(issued.token.expose()).await && elsewhere.accepts("introspected").await);
+    here.revoke(Revocation::client(ISSUER, "web")).await;
+    assert!(here.accepts(issued.token.expose()).await, "OPAQUE-70: it is nobody's");
+    assert!(!elsewhere.accepts("introspected").await, "OPAQUE-70: it may be anybody's");
 }

@@ -5,12 +5,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tower_gate::Revocation;
+use tower_gate::verifier::opaque::NewToken;
 use tower_gate::verifier::revocable::Revocations;
 
 use crate::node::{ISSUER, Node, principals};
-use crate::shared::{postgres, postgres_store, redis, redis_store};
+use crate::proofs::{token_store, tokens};
+use crate::shared::{database, postgres, postgres_store, redis, redis_store};
 
 const STORE: &str = "TOWER_GATE_TEST_STORE";
+
+/// Where opaque tokens are, for nodes that have some.
+const TOKENS_AT: &str = "TOWER_GATE_TEST_TOKENS";
 
 /// The age after which a node here refuses everybody.
 const MAX_AGE: Duration = Duration::from_secs(3);
@@ -24,9 +29,14 @@ struct Remote {
 
 impl Remote {
     fn start(store: &str) -> Self {
+        Self::start_with(store, "")
+    }
+
+    fn start_with(store: &str, tokens: &str) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "processes::node", "--ignored", "--nocapture"])
             .env(STORE, store)
+            .env(TOKENS_AT, tokens)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -79,15 +89,22 @@ impl Drop for Remote {
 fn node() {
     let Ok(url) = std::env::var(STORE) else { return };
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let node = runtime.block_on(async {
+    let (tokens, node) = runtime.block_on(async {
         let builder = if url.starts_with("redis:") {
             Revocations::builder(redis_store(&url).await)
         } else {
             Revocations::builder(postgres_store(&url).await)
         };
-        let node = Node::of(builder.with_max_age(MAX_AGE), principals());
+        let builder = builder.with_max_age(MAX_AGE);
+        let (tokens, node) = match std::env::var(TOKENS_AT).unwrap().as_str() {
+            "" => (None, Node::of(builder, principals())),
+            url => {
+                let (tokens, node) = tokens(token_store(url).await, &builder.start().unwrap());
+                (Some(tokens), node)
+            }
+        };
         node.revocations.ready().await.unwrap();
-        node
+        (tokens, node)
     });
     println!("> ready");
     for line in std::io::stdin().lines() {
@@ -96,6 +113,14 @@ fn node() {
         let answer = runtime.block_on(async {
             match verb {
                 "get" => node.get(name).await.text,
+                "issue" => {
+                    let issued = tokens.as_ref().unwrap().issue(NewToken::new(name)).await.unwrap();
+                    format!("{} {}", issued.record.id, issued.token.expose())
+                }
+                "end" => match tokens.as_ref().unwrap().revoke(name).await {
+                    Ok(true) => "done".to_owned(),
+                    other => format!("{other:?}"),
+                },
                 _ => match node.revocations.revoke(Revocation::token(ISSUER, name)).await {
                     Ok(()) => "done".to_owned(),
                     Err(error) => error.to_string(),
@@ -150,6 +175,43 @@ fn revocations_reach_other_processes(store: &str, cut_off: impl Fn()) {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The same with opaque tokens, which each node remembers for an hour unless it is told.
+fn ends_of_opaque_tokens_reach_other_processes(store: &str, database: &str) {
+    let start = || Remote::start_with(store, database);
+    let mut nodes = [start(), start(), start()];
+    let mut longest = Duration::ZERO;
+    for n in 0..12 {
+        nodes.rotate_left(n % 3);
+        let issued = nodes[0].tell(&format!("issue user-{n}"));
+        let (id, text) = issued.split_once(' ').unwrap();
+        for node in &mut nodes {
+            for _ in 0..2 {
+                assert_eq!(node.tell(&format!("get {text}")), "200");
+            }
+        }
+        let [_, revoking, other] = &mut nodes;
+        assert_eq!(revoking.tell(&format!("end {id}")), "done");
+        let since = Instant::now();
+        let at_once = revoking.tell(&format!("get {text}"));
+        assert_eq!(at_once, "401 token_revoked revoked", "OPAQUE-70");
+        longest = longest.max(other.refuses_within(text, since, Duration::from_secs(1)));
+        longest = longest.max(nodes[0].refuses_within(text, since, Duration::from_secs(1)));
+    }
+    eprintln!("opaque tokens revoked elsewhere within {longest:?}: {store}");
+}
+
+#[test]
+fn three_processes_with_opaque_tokens_share_a_redis() {
+    let (server, database) = (redis(), database());
+    ends_of_opaque_tokens_reach_other_processes(&server.url(), database.url());
+}
+
+#[test]
+fn three_processes_with_opaque_tokens_share_a_postgres() {
+    let database = database();
+    ends_of_opaque_tokens_reach_other_processes(database.url(), database.url());
 }
 
 #[test]

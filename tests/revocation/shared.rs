@@ -119,6 +119,13 @@ impl<S> Database<S> {
     }
 }
 
+impl Database<&'static Postgres> {
+    /// All that is in it, as text.
+    pub(crate) fn dump(&self) -> String {
+        self.server.dump(&self.url)
+    }
+}
+
 impl<S> Shared for Database<S> {
     async fn store(&self) -> impl RevocationStore {
         postgres_store(&self.url).await

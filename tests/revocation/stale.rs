@@ -246,16 +246,61 @@ async fn what_a_store_has_lost_is_enforced_by_those_who_know_it() {
     }
     let store = Failover::default();
     let node = Node::start(store.clone()).await;
-    for n in 0..5 {
-        node.revoke(Revocation::token(ISSUER, &format!("t-{n}"))).await;
+    for id in ["t-1", "x-1", "x-2", "x-3"] {
+        node.revoke(Revocation::token(ISSUER, id)).await;
     }
     sleep(Duration::from_secs(2)).await;
+    assert!(node.accepts("subject").await);
     *store.0.lock().unwrap() = MemoryRevocations::new();
     // This one has a lower position than what the node has read.
     store.revoke(&request(Revocation::subject(ISSUER, "bob"))).await.unwrap();
-    sleep(Duration::from_secs(62)).await;
+    sleep(Duration::from_secs(1)).await;
     assert!(!node.accepts("base").await);
-    assert!(!node.accepts("subject").await, "within a minute all is loaded anew");
+    assert!(!node.accepts("subject").await, "OPAQUE-73: the store has counted further before");
+}
+
+/// Everything is loaded anew each minute, in twenty seconds here: longer than the age allows.
+#[tokio::test(start_paused = true)]
+async fn while_all_is_loaded_anew_what_is_new_is_loaded_too() {
+    const PAGES: u64 = 40;
+    #[derive(Clone)]
+    struct Slow(MemoryRevocations, Arc<Mutex<Vec<Instant>>>);
+    impl RevocationStore for Slow {
+        async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+            self.0.revoke(request).await
+        }
+
+        async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {
+            if position == 0 {
+                self.1.lock().unwrap().push(Instant::now());
+            }
+            let mut page = self.0.revoked_since(position).await?;
+            if position < PAGES {
+                sleep(Duration::from_millis(500)).await;
+                page.revocations.truncate(1);
+                page = RevocationPage::new(page.revocations, position + 1, false);
+            }
+            Ok(page)
+        }
+    }
+    let store = Slow(MemoryRevocations::new(), Arc::default());
+    for n in 0..PAGES {
+        let old = Revocation::token(ISSUER, &format!("old-{n}"));
+        store.revoke(&request(old)).await.unwrap();
+    }
+    let node = Node::start(store.clone()).await;
+    let mut oldest = Duration::ZERO;
+    for n in 0..200 {
+        let new = Revocation::token(ISSUER, &format!("new-{n}"));
+        store.revoke(&request(new)).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+        assert!(node.accepts("base").await, "OPAQUE-72");
+        assert_eq!(node.revocations.len(), 41 + n, "OPAQUE-73");
+        oldest = oldest.max(node.revocations.age().unwrap());
+    }
+    assert!(oldest <= Duration::from_secs(1), "{oldest:?}");
+    let fulls = store.1.lock().unwrap().len();
+    assert!((3..=4).contains(&fulls), "{fulls} in 200 seconds");
 }
 
 #[tokio::test(start_paused = true)]
@@ -374,8 +419,13 @@ async fn times_that_cannot_be_kept_are_refused() {
         (builder().with_max_age(second), "an age that the poll reaches"),
         (builder().with_max_age(day + second), "an age without bounds"),
         (builder().with_timeout(Duration::ZERO), "no time to answer"),
+        (builder().with_longest_life(Duration::ZERO), "OPAQUE-71: revocations that end at once"),
+        (builder().with_longest_life(second * 59), "OPAQUE-71: minutes, told as seconds"),
     ] {
         assert_eq!(builder.start().unwrap_err(), InvalidRevocations::Times, "{why}");
+    }
+    for life in [second * 60, day * 36_500, Duration::MAX] {
+        builder().with_longest_life(life).start().unwrap();
     }
     let outside = std::thread::spawn(move || builder().start().unwrap_err()).join().unwrap();
     assert_eq!(outside, InvalidRevocations::NoRuntime);

@@ -1,5 +1,6 @@
 //! What is no token, and what nobody knows.
 
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use tower_gate::TokenVerifier;
@@ -56,6 +57,41 @@ async fn a_hundred_thousand_pieces_of_garbage_never_reach_the_store() {
     assert_eq!(store.finds(), 1, "attack 24");
 }
 
+/// The checksum is no secret, so that anybody can make texts that look like tokens.
+#[tokio::test]
+async fn a_flood_of_well_formed_garbage_asks_the_store_so_much_at_once() {
+    let store = Watched::new();
+    let scene = Scene::with(store.clone(), |builder| builder.with_max_lookups(3));
+    let good = scene.issue("user-1").await;
+    let mut texts = vec![good.token.expose().to_owned()];
+    for _ in 0..20 {
+        texts.push(stranger().await);
+    }
+    store.hold();
+    let verifier = scene.tokens.verifier();
+    let mut asking: Vec<_> = texts
+        .iter()
+        .map(|text| {
+            let request = VerifyRequest::new(BearerToken::parse(text).unwrap(), at(0));
+            let verifier = verifier.clone();
+            Box::pin(async move { verifier.verify(&request).await })
+        })
+        .collect();
+    for question in &mut asking {
+        assert!(question.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    assert_eq!(store.finds(), 3, "attack 24");
+    store.release();
+    let mut answers = Vec::new();
+    for question in asking {
+        answers.push(question.await);
+    }
+    assert!(answers[0].is_ok());
+    let kinds = answers[1..].iter().map(|answer| answer.as_ref().unwrap_err().kind());
+    assert!(kinds.clone().all(|kind| kind == VerifyErrorKind::UnknownToken), "all had their turn");
+    assert_eq!(store.finds(), 21);
+}
+
 #[tokio::test]
 async fn nobody_can_tell_an_unknown_token_from_a_broken_one() {
     let store = Watched::new();
@@ -108,6 +144,14 @@ impl TokenStore for Careless {
     }
 
     async fn set_enabled(&self, _: &str, _: bool) -> Result<bool, StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn expire(&self, _: &str, _: std::time::SystemTime) -> Result<bool, StoreError> {
+        Err(StoreError::new("it only finds"))
+    }
+
+    async fn purge(&self, _: std::time::SystemTime, _: usize) -> Result<u64, StoreError> {
         Err(StoreError::new("it only finds"))
     }
 

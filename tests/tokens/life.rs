@@ -25,6 +25,10 @@ with_every_store! {
     a_principal_is_what_the_record_says
     both_tokens_are_good_while_they_overlap
     of_all_that_rotate_one_token_one_gets_its_successor
+    nobody_who_rotates_meanwhile_escapes_a_revocation_of_all
+    a_token_that_has_not_begun_begins_no_sooner_when_it_is_replaced
+    a_token_can_be_told_to_end_sooner_and_never_later
+    what_has_ended_is_purged_and_nothing_else
     tokens_are_listed_without_their_texts
     last_uses_are_written_behind_and_coarse
 }
@@ -209,6 +213,102 @@ async fn of_all_that_rotate_one_token_one_gets_its_successor(store: impl TokenSt
         assert_eq!(found.replaced_by.as_ref(), Some(&winners[0].record.id));
         assert_eq!(scene.status(winners[0].token.expose()).await, 200);
     }
+}
+
+async fn nobody_who_rotates_meanwhile_escapes_a_revocation_of_all(store: impl TokenStore) {
+    let scene = Arc::new(Scene::new(store));
+    for round in 0..10 {
+        let subject = format!("user-{round}");
+        let mut rotations = tokio::task::JoinSet::new();
+        for n in 0..4 {
+            let (scene, mut last) = (scene.clone(), scene.issue(&subject).await);
+            rotations.spawn(async move {
+                // On and on, until there is nothing left to replace.
+                let mut texts = vec![last.token.expose().to_owned()];
+                loop {
+                    let overlap = Duration::from_secs(3600 * (n % 2));
+                    match scene.tokens.rotate(&last.record.id, overlap).await {
+                        Ok(next) => last = next,
+                        Err(TokenError::Ended) => return texts,
+                        Err(error) => panic!("{error:?}"),
+                    }
+                    texts.push(last.token.expose().to_owned());
+                }
+            });
+        }
+        for _ in 0..20 * round {
+            tokio::task::yield_now().await;
+        }
+        scene.tokens.revoke_all(TokenFilter::subject(ISSUER, &subject)).await.unwrap();
+        let deadline = tokio::time::timeout(Duration::from_secs(60), rotations.join_all());
+        let texts = deadline.await.expect("a successor has escaped, and is replaced for ever");
+        for text in texts.iter().flatten() {
+            assert_eq!(scene.status(text).await, 401, "OPAQUE-70, attack 38: round {round}");
+        }
+    }
+}
+
+async fn a_token_that_has_not_begun_begins_no_sooner_when_it_is_replaced(store: impl TokenStore) {
+    let scene = Scene::new(store);
+    let new = NewToken::new("user-1").not_before(at(100)).expires_at(at(200));
+    let issued = scene.tokens.issue(new).await.unwrap();
+    let next = scene.tokens.rotate(&issued.record.id, Duration::ZERO).await.unwrap();
+    let token = next.token.expose();
+    assert_eq!(scene.outcome(token).await.1, "token_not_active");
+    scene.clock.set_now(at(100));
+    assert_eq!(scene.status(token).await, 200);
+    let after = scene.tokens.rotate(&next.record.id, Duration::ZERO).await.unwrap();
+    assert_eq!(scene.status(after.token.expose()).await, 200, "a beginning that is past is none");
+}
+
+async fn a_token_can_be_told_to_end_sooner_and_never_later(store: impl TokenStore) {
+    // Remembered for a day: nothing but the change takes it out of memory.
+    let scene = Scene::with(store, |builder| builder.with_max_age(24 * HOUR));
+    let endless = scene.tokens.issue(NewToken::new("user-1").without_expiry()).await.unwrap();
+    let (token, id) = (endless.token.expose(), &*endless.record.id);
+    assert_eq!(scene.status(token).await, 200);
+    for (end, expected) in [(100, 100), (200, 100), (50, 50)] {
+        assert!(scene.tokens.expire(id, at(end)).await.unwrap());
+        let record = scene.tokens.describe(id).await.unwrap().unwrap();
+        assert_eq!(record.expires_at, Some(at(expected)));
+    }
+    assert_eq!(scene.status(token).await, 200);
+    scene.clock.set_now(at(50));
+    assert_eq!(scene.outcome(token).await.1, "token_expired");
+    assert!(scene.tokens.revoke(id).await.unwrap());
+    assert!(!scene.tokens.expire(id, at(10)).await.unwrap(), "it was revoked");
+    for stranger in ["", "\0", "0123456789abcdefghjkmnpqrs"] {
+        assert!(!scene.tokens.expire(stranger, at(10)).await.unwrap(), "{stranger:?}");
+    }
+}
+
+async fn what_has_ended_is_purged_and_nothing_else(store: impl TokenStore) {
+    let scene = Scene::new(store);
+    let mut ended = Vec::new();
+    // More than are purged in one step.
+    for n in 0..1100 {
+        let new = NewToken::new("short").expires_at(at(1 + n % 10));
+        ended.push(scene.tokens.issue(new).await.unwrap().record.id);
+    }
+    let [endless, long, disabled, revoked] =
+        [(); 4].map(|()| NewToken::new("user-1").without_expiry());
+    let endless = scene.tokens.issue(endless).await.unwrap();
+    let long = scene.tokens.issue(long.expires_at(at(100))).await.unwrap();
+    let disabled = scene.tokens.issue(disabled).await.unwrap();
+    assert!(scene.tokens.disable(&disabled.record.id).await.unwrap());
+    let revoked = scene.tokens.issue(revoked).await.unwrap();
+    scene.clock.set_now(at(50));
+    assert!(scene.tokens.revoke(&revoked.record.id).await.unwrap());
+    assert_eq!(scene.tokens.purge(at(1)).await.unwrap(), 0);
+    assert_eq!(scene.tokens.purge(at(50)).await.unwrap(), 1100);
+    assert_eq!(scene.tokens.purge(at(51)).await.unwrap(), 1, "the one that was revoked");
+    assert!(scene.tokens.describe(&ended[0]).await.unwrap().is_none());
+    assert_eq!(scene.outcome(revoked.token.expose()).await.2, "unknown_token");
+    for kept in [&endless, &long] {
+        assert_eq!(scene.status(kept.token.expose()).await, 200);
+    }
+    assert!(scene.tokens.enable(&disabled.record.id).await.unwrap(), "it is not over");
+    assert_eq!(scene.status(disabled.token.expose()).await, 200);
 }
 
 async fn tokens_are_listed_without_their_texts(store: impl TokenStore) {

@@ -16,7 +16,8 @@ use crate::watched::Watched;
 /// Asked each time, and not waited for long.
 fn scene(store: impl TokenStore) -> Scene {
     Scene::with(store, |builder| {
-        builder.with_max_age(Duration::ZERO).with_timeout(Duration::from_millis(500))
+        let short = Duration::from_millis(500);
+        builder.with_max_age(Duration::ZERO).with_timeout(short).with_admin_timeout(short)
     })
 }
 
@@ -65,6 +66,11 @@ async fn postgres_may_pause_break_and_come_back() {
 
     server.pause();
     are_unavailable(&scene, [good, stranger]).await;
+    let began = Instant::now();
+    let issued = scene.tokens.issue(NewToken::new("user-1")).await;
+    assert!(matches!(issued, Err(TokenError::Store(_))), "{issued:?}");
+    assert!(scene.tokens.revoke(&"0".repeat(26)).await.is_err());
+    assert!(began.elapsed() < Duration::from_secs(10), "admins wait {:?}", began.elapsed());
     // More requests than there are connections.
     let scene = std::sync::Arc::new(scene);
     let crowd: Vec<_> = (0..20)

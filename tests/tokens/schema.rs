@@ -24,9 +24,15 @@ async fn nodes_that_start_at_once_on_sqlite_make_one_schema() {
             .fetch_all(&pool)
             .await
             .unwrap();
-    assert_eq!(versions, [("tokens".to_owned(), 1)]);
+    assert_eq!(versions, [("tokens".to_owned(), 2)]);
     let serving = SqliteTokenStore::new(pool.clone());
-    others_start(serving, |store| async move { store.migrate().await.unwrap() }).await;
+    let older = async || {
+        pool.execute(VERSION_1).await.unwrap();
+    };
+    others_start(serving, older, |store| async move { store.migrate().await.unwrap() }).await;
+    let version: i64 =
+        sqlx::query_scalar("SELECT version FROM tower_gate_schema").fetch_one(&pool).await.unwrap();
+    assert_eq!(version, 2);
 
     pool.execute("UPDATE tower_gate_schema SET version = 99").await.unwrap();
     SqliteTokenStore::new(pool.clone()).migrate().await.unwrap();
@@ -50,9 +56,15 @@ async fn nodes_that_start_at_once_on_postgres_make_one_schema() {
             .fetch_all(&pool)
             .await
             .unwrap();
-    assert_eq!(versions, [("tokens".to_owned(), 1)]);
+    assert_eq!(versions, [("tokens".to_owned(), 2)]);
     let serving = PostgresTokenStore::new(pool.clone());
-    others_start(serving, |store| async move { store.migrate().await.unwrap() }).await;
+    let older = async || {
+        pool.execute(VERSION_1).await.unwrap();
+    };
+    others_start(serving, older, |store| async move { store.migrate().await.unwrap() }).await;
+    let version: i64 =
+        sqlx::query_scalar("SELECT version FROM tower_gate_schema").fetch_one(&pool).await.unwrap();
+    assert_eq!(version, 2);
 
     pool.execute("UPDATE tower_gate_schema SET version = 99").await.unwrap();
     PostgresTokenStore::new(pool.clone()).migrate().await.unwrap();
@@ -68,6 +80,12 @@ async fn nodes_that_start_at_once_on_postgres_make_one_schema() {
             .unwrap();
     uses_indexes(&plan.join("\n"), "tower_gate_tokens_digest_key");
 }
+
+/// Takes away what the second version of the tables has brought.
+const VERSION_1: &str = "
+    DROP INDEX tower_gate_tokens_expires_at;
+    DROP INDEX tower_gate_tokens_revoked_at;
+    UPDATE tower_gate_schema SET version = 1";
 
 async fn sqlite_plan(pool: &sqlx::SqlitePool) -> String {
     let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(
@@ -94,8 +112,8 @@ where
     }
 }
 
-/// Whoever serves does not notice that others start.
-async fn others_start<S, Fut>(store: S, start: impl Fn(S) -> Fut)
+/// Whoever serves does not notice that others start, which bring the tables up to date.
+async fn others_start<S, Fut>(store: S, older: impl AsyncFn(), start: impl Fn(S) -> Fut)
 where
     S: TokenStore + Clone,
     Fut: Future<Output = ()> + Send + 'static,
@@ -119,6 +137,7 @@ where
         })
         .collect();
     for _ in 0..5 {
+        older().await;
         at_once(vec![store.clone(); 4], &start).await;
     }
     stop.store(true, Ordering::SeqCst);

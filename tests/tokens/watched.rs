@@ -98,6 +98,14 @@ impl TokenStore for Watched {
         self.inner()?.set_enabled(id, enabled).await
     }
 
+    async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
+        self.inner()?.expire(id, at).await
+    }
+
+    async fn purge(&self, before: SystemTime, most: usize) -> Result<u64, StoreError> {
+        self.inner()?.purge(before, most).await
+    }
+
     async fn touch(&self, used: &[(String, SystemTime)]) -> Result<(), StoreError> {
         self.0.touches.fetch_add(1, Ordering::SeqCst);
         self.inner()?.touch(used).await

@@ -110,6 +110,24 @@ impl TokenStore for MemoryTokenStore {
         Ok(found.map(|record| record.enabled = enabled).is_some())
     }
 
+    async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
+        let mut records = self.write();
+        let found = records.by_id.get_mut(id).filter(|record| record.revoked_at.is_none());
+        Ok(found.map(|record| record.expire(at)).is_some())
+    }
+
+    async fn purge(&self, before: SystemTime, most: usize) -> Result<u64, StoreError> {
+        let mut records = self.write();
+        let ended = records.by_id.values().filter(|record| record.ended_before(before));
+        let ended: Vec<_> =
+            ended.take(most).map(|record| (record.id.clone(), record.digest)).collect();
+        for (id, digest) in &ended {
+            records.by_id.remove(id);
+            records.ids.remove(digest);
+        }
+        Ok(ended.len() as u64)
+    }
+
     async fn touch(&self, used: &[(String, SystemTime)]) -> Result<(), StoreError> {
         let mut records = self.write();
         for (id, at) in used {

@@ -26,6 +26,9 @@ use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreEr
 ///
 /// A failover to a replica that was not synchronous loses the last revocations; nodes that run go on
 /// enforcing what they know.
+///
+/// Each revocation deletes up to 1000 that have ended, so the table grows no further than to what
+/// had not ended at some moment. What is left when nobody revokes any more harms nobody.
 #[derive(Clone, Debug)]
 pub struct PostgresRevocations {
     pool: PgPool,
@@ -52,8 +55,13 @@ const INSERT: &str = "
     ), $2
     ON CONFLICT (id) DO UPDATE SET position = excluded.position";
 
+/// Some, so that a revocation never waits for all that ended in an hour without any.
 const DELETE_ENDED: &str = "
-    DELETE FROM tower_gate_revocations WHERE ends_at <= extract(epoch FROM clock_timestamp())";
+    DELETE FROM tower_gate_revocations WHERE id IN (
+        SELECT id FROM tower_gate_revocations
+        WHERE ends_at <= floor(extract(epoch FROM statement_timestamp()))::bigint
+        ORDER BY ends_at LIMIT 1000
+    )";
 
 const SINCE: &str = "
     SELECT revocation, position FROM tower_gate_revocations
@@ -61,8 +69,17 @@ const SINCE: &str = "
 
 const CHANNEL: &str = "tower_gate_revocations";
 
+/// The highest position that was given out.
+const LAST: &str = "SELECT coalesce(max(position), 0) FROM tower_gate_revocations";
+
 /// The advisory lock under which positions are given out, and the table is made.
 const LOCK: i64 = i64::from_be_bytes(*b"towergat");
+
+/// For how long one waits for the lock, and how long a client that hangs may keep it from the
+/// others.
+const LIMITS: &str = "
+    SELECT set_config('lock_timeout', '2s', true),
+        set_config('idle_in_transaction_session_timeout', '2s', true)";
 
 /// How many revocations are read at once.
 const PAGE: i64 = 5000;
@@ -91,6 +108,7 @@ impl PostgresRevocations {
     /// A transaction that has no other beside it. The lock is held until what it wrote can be seen.
     async fn locked(&self) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
         let mut transaction = self.pool.begin().await?;
+        sqlx::query(LIMITS).execute(&mut *transaction).await?;
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK);
         lock.execute(&mut *transaction).await?;
         Ok(transaction)
@@ -122,8 +140,17 @@ impl RevocationStore for PostgresRevocations {
         let query = sqlx::query_as(SINCE).bind(since).bind(PAGE);
         let rows: Vec<(String, i64)> =
             query.fetch_all(&self.pool).await.map_err(StoreError::new)?;
-        let last = rows.last().map(|(_, position)| u64::try_from(*position)).transpose();
-        let position = last.map_err(StoreError::new)?.unwrap_or(position);
+        let last = match rows.last() {
+            Some((_, last)) => *last,
+            None => {
+                let last: i64 = sqlx::query_scalar(LAST)
+                    .fetch_one(&self.pool)
+                    .await
+                    .map_err(StoreError::new)?;
+                last.min(since)
+            }
+        };
+        let position = u64::try_from(last).map_err(StoreError::new)?;
         let is_last = rows.len() < usize::try_from(PAGE).unwrap_or(usize::MAX);
         let revocations = rows.iter().map(|(text, _)| serde_json::from_str(text));
         let revocations = revocations.collect::<Result<_, _>>().map_err(StoreError::new)?;

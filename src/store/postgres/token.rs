@@ -17,7 +17,8 @@ pub struct PostgresTokenStore {
 
 /// Each brings the tables from the version before to its own. Ids are in the order of their bytes,
 /// whatever the language of the database is.
-const MIGRATIONS: [&str; 1] = [r#"
+const MIGRATIONS: [&str; 2] = [
+    r#"
     CREATE TABLE tower_gate_tokens (
         id TEXT COLLATE "C" PRIMARY KEY,
         digest BYTEA NOT NULL UNIQUE,
@@ -38,13 +39,26 @@ const MIGRATIONS: [&str; 1] = [r#"
     );
     CREATE INDEX tower_gate_tokens_subject ON tower_gate_tokens (issuer, subject, id);
     CREATE INDEX tower_gate_tokens_client ON tower_gate_tokens (client, id);
-"#];
+    "#,
+    "CREATE INDEX tower_gate_tokens_expires_at ON tower_gate_tokens (expires_at);
+    CREATE INDEX tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);",
+];
 
-// Two that make one table at once would meet in the catalogue, so that one of them failed: they
-// queue for a lock of this crate's until the transaction ends. Whoever revokes many tokens locks them
-// in any order: a batch of uses gives up long before the server would have to end one of the two.
+// Locks of this crate's last until the transaction ends. Two that make one table at once would meet in
+// the catalogue, so that one of them failed. A revocation that does not see the successor that another
+// transaction is about to make would miss it: it waits for those that replace tokens, any number of
+// which may do so at once. Whoever revokes many tokens locks them in any order: a batch of uses gives up
+// long before the server would have to end one of the two. A client that hangs holds nobody up for long.
 sql::token_store!(
     PostgresTokenStore over Postgres,
-    begin with "BEGIN" then "SELECT pg_advisory_xact_lock(8390891587459869793)",
-    touch after "SET LOCAL lock_timeout = '100ms'"
+    begin with "BEGIN",
+    migrate after "SELECT pg_advisory_xact_lock(8390891587459869793)",
+    replace after "SELECT set_config('lock_timeout', '2s', true), \
+        set_config('idle_in_transaction_session_timeout', '2s', true), \
+        pg_advisory_xact_lock_shared(8390891587459869794)",
+    revoke after "SELECT set_config('lock_timeout', '5s', true), \
+        set_config('idle_in_transaction_session_timeout', '2s', true), \
+        pg_advisory_xact_lock(8390891587459869794)",
+    touch after "SELECT set_config('lock_timeout', '100ms', true), \
+        set_config('idle_in_transaction_session_timeout', '2s', true)"
 );

@@ -3,7 +3,7 @@ use std::sync::LazyLock;
 
 use futures_util::StreamExt;
 use redis::aio::ConnectionLike;
-use redis::{Client, Script};
+use redis::{Client, RedisError, Script};
 
 use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreError};
 
@@ -34,6 +34,9 @@ use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreEr
 /// Redis must not lose what it was told: let it write an append-only file (`appendonly yes`), and
 /// never evict (`maxmemory-policy noeviction`). A failover to a replica loses what had not reached
 /// it; nodes that run go on enforcing what they know.
+///
+/// Each revocation deletes up to 1000 that have ended, so there are no more than had not ended at
+/// some moment. What is left when nobody revokes any more harms nobody.
 #[derive(Clone)]
 pub struct RedisRevocations<C> {
     connection: C,
@@ -102,6 +105,21 @@ impl<C> RedisRevocations<C> {
     }
 }
 
+impl<C: ConnectionLike + Clone> RedisRevocations<C> {
+    /// The highest position that was given out.
+    async fn last(&self) -> Result<u64, RedisError> {
+        let mut command = redis::cmd("ZREVRANGE");
+        command.arg(&self.positions).arg(0).arg(0).arg("WITHSCORES");
+        let last: Vec<(String, f64)> = command.query_async(&mut self.connection.clone()).await?;
+        Ok(last.first().map_or(0, |(_, position)| whole(*position)))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, above 0")]
+fn whole(position: f64) -> u64 {
+    position as u64
+}
+
 impl<C> RevocationStore for RedisRevocations<C>
 where
     C: ConnectionLike + Clone + Send + Sync + 'static,
@@ -122,12 +140,10 @@ where
         let found: Vec<(String, f64)> = found.map_err(StoreError::new)?;
         let revocations = found.iter().map(|(text, _)| serde_json::from_str(text));
         let revocations = revocations.collect::<Result<_, _>>().map_err(StoreError::new)?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "whole, above 0"
-        )]
-        let position = found.last().map_or(position, |(_, position)| *position as u64);
+        let position = match found.last() {
+            Some((_, last)) => whole(*last),
+            None => self.last().await.map_err(StoreError::new)?.min(position),
+        };
         Ok(RevocationPage::new(revocations, position, found.len() < PAGE))
     }
 

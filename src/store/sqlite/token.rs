@@ -16,7 +16,8 @@ pub struct SqliteTokenStore {
 }
 
 /// Each brings the tables from the version before to its own.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE tower_gate_tokens (
         id TEXT PRIMARY KEY NOT NULL,
         digest BLOB NOT NULL UNIQUE,
@@ -37,7 +38,10 @@ const MIGRATIONS: [&str; 1] = ["
     ) WITHOUT ROWID;
     CREATE INDEX tower_gate_tokens_subject ON tower_gate_tokens (issuer, subject, id);
     CREATE INDEX tower_gate_tokens_client ON tower_gate_tokens (client, id);
-"];
+    ",
+    "CREATE INDEX tower_gate_tokens_expires_at ON tower_gate_tokens (expires_at);
+    CREATE INDEX tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);",
+];
 
 // Whoever writes in a transaction says so first: one that only finds out later that another has
 // written cannot go on.

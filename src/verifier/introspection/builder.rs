@@ -14,6 +14,7 @@ use crate::verifier::CachedVerifier;
 use crate::verifier::introspection::answer::Policy;
 use crate::verifier::introspection::endpoint::{Endpoint, form_encoded};
 use crate::verifier::introspection::flights::Flights;
+use crate::verifier::introspection::outage::Outage;
 use crate::verifier::introspection::refused::RefusedTokens;
 use crate::verifier::introspection::signed::{AnswerKeys, SignedAnswers};
 use crate::verifier::introspection::{Asking, IntrospectionVerifier};
@@ -320,6 +321,7 @@ impl IntrospectionBuilder {
                     .with_max_age(self.max_age)
                     .with_max_tokens(self.max_tokens),
                 refused: RefusedTokens::new(self.max_refused_age),
+                outage: Arc::new(Outage::new(self.timeout)),
                 max_stale: self.max_stale,
                 leeway: self.leeway,
             }),

@@ -69,7 +69,8 @@
 //! |---|---|---|
 //! | a good answer is remembered | 10 seconds, never beyond `exp` | [`with_max_age`](IntrospectionBuilder::with_max_age) |
 //! | a refusal is remembered | 1 second, in a megabyte of its own | [`with_max_refused_age`](IntrospectionBuilder::with_max_refused_age) |
-//! | an outage is remembered | not at all: the first good answer is used | |
+//! | a failure is remembered | not at all: the first good answer is used | |
+//! | … that took a second or longer, which nobody waits for again | 1 second, and then one request at a time asks | |
 //! | a good answer stands in during an outage | not at all | [`with_stale_if_error`](IntrospectionBuilder::with_stale_if_error) |
 //! | a question takes | 5 seconds | [`with_timeout`](IntrospectionBuilder::with_timeout) |
 //! | the clocks are apart | 30 seconds | [`with_leeway`](IntrospectionBuilder::with_leeway) |
@@ -81,7 +82,9 @@
 //!
 //! There is one question for each token at a time, and all requests with that token wait for its
 //! answer, whichever of them leaves. At most 256 questions are on their way at once; beyond that, a
-//! token that is not remembered is refused with 503. A question that failed is not repeated.
+//! token that is not remembered is refused with 503. A question that failed is not repeated. An endpoint
+//! that is silent holds up those who asked before that was known, and then one request at a time: all
+//! others are refused at once, with 503 and `Retry-After`, or let in on an earlier answer.
 //!
 //! # Security
 //!
@@ -100,6 +103,7 @@ mod answer;
 mod builder;
 mod endpoint;
 mod flights;
+mod outage;
 mod refused;
 mod signed;
 
@@ -114,6 +118,7 @@ use crate::trace;
 use crate::verifier::cached::TokenId;
 use crate::verifier::introspection::endpoint::Endpoint;
 use crate::verifier::introspection::flights::Flights;
+use crate::verifier::introspection::outage::{Attempt, Outage, PAUSE};
 use crate::verifier::introspection::refused::RefusedTokens;
 use crate::verifier::{
     CachedVerifier, TokenVerifier, VerifiedTokens, VerifyError, VerifyErrorKind, VerifyRequest,
@@ -138,6 +143,7 @@ pub struct IntrospectionVerifier {
 struct Asking {
     cached: CachedVerifier<Endpoint>,
     refused: RefusedTokens,
+    outage: Arc<Outage>,
     max_stale: Option<Duration>,
     leeway: Duration,
 }
@@ -169,11 +175,15 @@ impl TokenVerifier for IntrospectionVerifier {
     }
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        let Some(attempt) = self.asking.outage.attempt() else {
+            let error = VerifyError::unavailable("the endpoint did not answer a moment ago");
+            return self.asking.or_stale(request, error.with_retry_after(PAUSE));
+        };
         let id = TokenId::of(&request.token);
         let epoch = self.tokens().epoch();
         let answer = self.flights.join(id, epoch, || {
             let (asking, request) = (self.asking.clone(), request.clone());
-            Box::pin(async move { asking.ask(&request).await })
+            Box::pin(async move { asking.ask(&request, &attempt).await })
         });
         let Some(answer) = answer else {
             let error = VerifyError::unavailable("too many questions are on their way");
@@ -198,24 +208,33 @@ impl Asking {
     }
 
     /// Asks, unless the answer has come since somebody looked, and remembers it.
-    async fn ask(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+    async fn ask(
+        &self,
+        request: &VerifyRequest,
+        attempt: &Attempt,
+    ) -> Result<Principal, VerifyError> {
         if let Some(error) = self.refused(request) {
             return Err(error);
         }
         // Everybody who waits for this answer would panic with the application's fetcher.
         let answer = caught(self.cached.verify(request)).await;
         let error = match answer {
-            Some(Ok(principal)) => return Ok(principal),
+            Some(Ok(principal)) => {
+                attempt.succeed();
+                return Ok(principal);
+            }
             Some(Err(error)) => error,
             None => VerifyError::unavailable("the question panicked"),
         };
-        // An outage is never remembered: it must be over the moment that the endpoint is back.
+        // Of a token that nothing was said about, nothing is remembered.
         if error.kind() != VerifyErrorKind::Unavailable {
+            attempt.succeed();
             // An earlier answer must not stand in for this one when the endpoint is down next.
             self.cached.remove(&request.token);
             self.refused.insert(TokenId::of(&request.token), &error, request.now);
             return Err(error);
         }
+        attempt.fail();
         self.or_stale(request, error)
     }
 

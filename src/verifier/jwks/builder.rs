@@ -58,8 +58,8 @@ impl JwksBuilder {
         Self { location, fetch: Arc::new(fetch), times: Times::default() }
     }
 
-    /// How long keys are used before they are fetched again: what `Cache-Control` says, within these
-    /// bounds; the longest, where it says nothing. Default: one minute to ten.
+    /// How long keys are used before they are fetched again: what `Cache-Control` says, less a tenth
+    /// or two, within these bounds; the longest, where it says nothing. Default: one minute to ten.
     pub fn with_refresh(mut self, shortest: Duration, longest: Duration) -> Self {
         self.times.shortest = shortest;
         self.times.longest = longest;

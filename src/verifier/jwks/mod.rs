@@ -54,6 +54,7 @@
 //! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
 //! | the issuer is down, or sends what is no set of keys | the last good keys stay for an hour more; it is asked again after 1, 2, 4 … 60 seconds | |
 //! | no keys have come yet, or they are too old | 503 with `Retry-After`, never 401 | |
+//! | … and the first fetch is under way | at most 256 requests wait for it, each as long as one fetch may take | 5 seconds |
 //!
 //! So unknown key names cause two fetches a minute beside the regular ones, whoever sends them and
 //! however many. Random ones keep a real key out for no longer than 30 seconds; one who guesses the

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::random::random_word;
@@ -20,6 +20,9 @@ use crate::verifier::jwt::{KeySet, KeySource, NewerKeys};
 
 /// The longest wait between two tries at an issuer that is down.
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+
+/// How many requests may wait for the first keys.
+const MAX_WAITING: usize = 256;
 
 /// The longest that any of the times may be: a key that the issuer withdraws must go (JWT-73,
 /// JWT-74).
@@ -65,6 +68,8 @@ pub(super) struct Shared {
     generation: AtomicU64,
     progress: watch::Sender<Progress>,
     missing: Mutex<Missing>,
+    /// Places for requests that wait for the first keys.
+    places: Semaphore,
 }
 
 /// How the fetches go.
@@ -109,6 +114,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             progress: watch::Sender::new(progress),
             missing: Mutex::new(Missing::new(times.cooldown)),
+            places: Semaphore::new(MAX_WAITING),
         }
     }
 
@@ -128,6 +134,16 @@ impl Shared {
     pub(super) async fn first(&self) -> Result<(), VerifyError> {
         self.ended(1).await?;
         self.at_hand().map(drop)
+    }
+
+    /// The keys after the first fetch, for a request: an issuer that is down must not gather requests
+    /// that wait. They are few, wait as long as one fetch may take, and never for another one.
+    async fn first_at_hand(&self) -> Result<Arc<KeySet>, VerifyError> {
+        if let Ok(_place) = self.places.try_acquire() {
+            // Whichever way it ends, the keys are there or they are not.
+            let _ = timeout(self.times.timeout, self.ended(1)).await;
+        }
+        self.at_hand()
     }
 
     fn at_hand(&self) -> Result<Arc<KeySet>, VerifyError> {
@@ -199,6 +215,9 @@ impl Shared {
     }
 
     async fn newer(&self, kid: Option<&str>) -> Result<Arc<KeySet>, VerifyError> {
+        if self.keys.load().is_none() {
+            return self.first_at_hand().await;
+        }
         let (asked, is_fetching) = {
             let progress = self.progress.borrow();
             (progress.begun, progress.is_fetching())
@@ -241,8 +260,8 @@ impl Shared {
         }
         let Times { shortest, longest, .. } = self.times;
         let lifetime = loaded.max_age.unwrap_or(longest).clamp(shortest, longest);
-        // Ahead of the end, and not at the same moment as everybody else.
-        let next_at = now + jittered(lifetime);
+        // Ahead of the end where that is not too soon, and not at the same moment as everybody else.
+        let next_at = now + jittered(lifetime).max(shortest);
         self.progress.send_modify(|progress| {
             progress.failures = 0;
             progress.fetched_at = Some(now);

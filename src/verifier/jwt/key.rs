@@ -14,6 +14,7 @@ use crate::trace;
 use crate::verifier::jwt::Algorithm;
 use crate::verifier::jwt::crypto::{MAX_RSA_BITS, SignatureKey};
 use crate::verifier::jwt::header::Header;
+use crate::verifier::jwt::thumbprint::thumbprint;
 
 /// The most keys of a set that are read.
 const MAX_KEYS: usize = 64;
@@ -28,6 +29,7 @@ pub struct VerifyingKey {
     pub(super) key: SignatureKey,
     /// A hash of the key, to tell whether a set still has it.
     print: u64,
+    thumbprint: Option<Box<str>>,
     /// The header of the first token that it has verified: that of most others too.
     header: OnceLock<SeenHeader>,
 }
@@ -148,6 +150,22 @@ impl VerifyingKey {
         self.algorithm
     }
 
+    /// The name that the key has by itself, whatever else it is called: its thumbprint (RFC 7638) with
+    /// SHA-256. A secret has none.
+    ///
+    /// ```
+    /// use tower_gate::verifier::jwt::VerifyingKey;
+    ///
+    /// let jwk = r#"{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}"#;
+    /// let key = VerifyingKey::from_jwk(jwk)?;
+    /// assert_eq!(key.thumbprint(), Some("kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k"));
+    /// # Ok::<(), tower_gate::verifier::jwt::InvalidKey>(())
+    /// ```
+    #[must_use]
+    pub fn thumbprint(&self) -> Option<&str> {
+        self.thumbprint.as_deref()
+    }
+
     fn from_value(value: Value) -> Result<Self, InvalidKey> {
         let Value::Object(mut members) = value else {
             return Err(InvalidKey::NotAJwk("it is not an object".to_owned()));
@@ -197,9 +215,9 @@ impl VerifyingKey {
                 _ => return Err(InvalidKey::Mismatch(algorithm)),
             }
         }
-        let print = print_of(key);
+        let (print, thumbprint) = (print_of(key), thumbprint(algorithm, key));
         let key = SignatureKey::new(algorithm, key).ok_or(InvalidKey::Mismatch(algorithm))?;
-        Ok(Self { kid: None, algorithm, key, print, header: OnceLock::new() })
+        Ok(Self { kid: None, algorithm, key, print, thumbprint, header: OnceLock::new() })
     }
 
     /// Keeps the header of a token that this key has verified, unless it has one already.

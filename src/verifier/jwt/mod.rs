@@ -68,6 +68,7 @@ mod header;
 mod key;
 pub mod preset;
 mod source;
+mod thumbprint;
 mod verify;
 
 pub use self::algorithm::Algorithm;

@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
+use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, SystemClock};
 use crate::store::{ErasedTokenStore, TokenStore};
@@ -22,13 +23,18 @@ pub struct OpaqueTokensBuilder {
     prefix: String,
     max_age: Duration,
     max_tokens: usize,
+    max_lookups: usize,
     timeout: Duration,
+    admin_timeout: Duration,
     clock: Arc<dyn Clock>,
     revocations: Option<Revocations>,
 }
 
 /// The longest time that a request waits for the store.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest time that somebody who manages tokens waits for it.
+const MAX_ADMIN_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Why there is no [`OpaqueTokens`].
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
@@ -40,8 +46,13 @@ pub enum InvalidOpaqueTokens {
     /// The prefix is no prefix.
     #[error(transparent)]
     Prefix(#[from] InvalidPrefix),
-    /// The timeout is zero or too long.
-    #[error("the store has more than no time and at most 60 seconds to answer")]
+    /// No token could ever be looked up.
+    #[error("at least one token is looked up at once")]
+    NoLookups,
+    /// A timeout is zero or too long.
+    #[error(
+        "the store has more than no time and at most 60 seconds to answer, or an hour if asked by an admin"
+    )]
     Timeout,
 }
 
@@ -54,7 +65,9 @@ impl OpaqueTokensBuilder {
             prefix: "tg".to_owned(),
             max_age: Duration::from_secs(10),
             max_tokens: 10_000,
+            max_lookups: 64,
             timeout: Duration::from_secs(2),
+            admin_timeout: Duration::from_secs(30),
             clock: Arc::new(SystemClock),
             revocations: None,
         }
@@ -88,6 +101,21 @@ impl OpaqueTokensBuilder {
         self
     }
 
+    /// How many tokens are looked up in the store at once at most. Others wait for their turn, within
+    /// the timeout. Anybody can make texts that look like tokens; this is what they can ask of the
+    /// store. Default: 64.
+    pub fn with_max_lookups(mut self, max_lookups: usize) -> Self {
+        self.max_lookups = max_lookups;
+        self
+    }
+
+    /// How long the store may take to issue, list, replace, revoke or purge tokens before that fails.
+    /// Default: 30 seconds; at most an hour.
+    pub fn with_admin_timeout(mut self, timeout: Duration) -> Self {
+        self.admin_timeout = timeout;
+        self
+    }
+
     /// Where the time comes from at which tokens are issued, replaced and revoked. Default:
     /// [`SystemClock`].
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
@@ -112,8 +140,12 @@ impl OpaqueTokensBuilder {
         if self.issuer.is_empty() {
             return Err(InvalidOpaqueTokens::EmptyIssuer);
         }
-        if self.timeout.is_zero() || self.timeout > MAX_TIMEOUT {
+        let timeouts = [(self.timeout, MAX_TIMEOUT), (self.admin_timeout, MAX_ADMIN_TIMEOUT)];
+        if timeouts.iter().any(|(timeout, longest)| timeout.is_zero() || timeout > longest) {
             return Err(InvalidOpaqueTokens::Timeout);
+        }
+        if self.max_lookups == 0 {
+            return Err(InvalidOpaqueTokens::NoLookups);
         }
         let issuer: Arc<str> = self.issuer.into();
         let format = Format::new(&self.prefix)?;
@@ -124,6 +156,7 @@ impl OpaqueTokensBuilder {
             peppers: self.peppers.clone(),
             store: self.store.clone(),
             used: used.clone(),
+            turns: Semaphore::new(self.max_lookups.min(Semaphore::MAX_PERMITS)),
             timeout: self.timeout,
         };
         let cached =
@@ -133,6 +166,7 @@ impl OpaqueTokensBuilder {
             format,
             peppers: self.peppers,
             store: self.store,
+            timeout: self.admin_timeout,
             clock: self.clock,
             used,
             verifier: OpaqueVerifier::new(cached),

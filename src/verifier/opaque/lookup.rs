@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::principal::Principal;
@@ -25,6 +26,8 @@ pub(super) struct Lookup {
     pub(super) peppers: Peppers,
     pub(super) store: Arc<dyn ErasedTokenStore>,
     pub(super) used: LastUsed,
+    /// One for each question that the store may be asked at once.
+    pub(super) turns: Semaphore,
     pub(super) timeout: Duration,
 }
 
@@ -62,10 +65,11 @@ impl Lookup {
     async fn find(&self, token: &str) -> Result<TokenRecord, VerifyError> {
         let peppers = self.peppers.now();
         let digests: Vec<TokenDigest> = peppers.iter().map(|pepper| pepper.digest(token)).collect();
-        let found = match timeout(self.timeout, self.store.find(&digests)).await {
-            Ok(found) => found.map_err(VerifyError::unavailable)?,
-            Err(elapsed) => return Err(VerifyError::unavailable(elapsed)),
+        let found = async {
+            let _turn = self.turns.acquire().await.map_err(VerifyError::unavailable)?;
+            self.store.find(&digests).await.map_err(VerifyError::unavailable)
         };
+        let found = timeout(self.timeout, found).await.map_err(VerifyError::unavailable)??;
         let record = found.ok_or(VerifyErrorKind::UnknownToken)?;
         // A store that answers with another record, for whatever reason, lets nobody in.
         let is_its = peppers

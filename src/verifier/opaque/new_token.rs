@@ -103,8 +103,8 @@ impl NewToken {
         self
     }
 
-    /// Like a token that there is, with as much time from now on as that had.
-    pub(super) fn like(record: &TokenRecord) -> Self {
+    /// Like a token that there is, with as much time from now on as that had, and no sooner.
+    pub(super) fn like(record: &TokenRecord, now: SystemTime) -> Self {
         let lifetime = record.expires_at.map(|end| end.duration_since(record.issued_at));
         Self {
             issuer: Some(record.issuer.clone()),
@@ -113,7 +113,7 @@ impl NewToken {
             scopes: record.scopes.clone(),
             roles: record.roles.clone(),
             metadata: serde_json::from_str(&record.metadata).unwrap_or_default(),
-            not_before: None,
+            not_before: record.not_before.filter(|begin| *begin > now),
             end: lifetime.map_or(End::Never, |lifetime| End::After(lifetime.unwrap_or_default())),
         }
     }

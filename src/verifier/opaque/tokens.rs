@@ -3,11 +3,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::principal::Principal;
 use crate::store::{
-    ErasedTokenStore, Replacement, StoreError, TokenFilter, TokenQuery, TokenRecord, TokenStore,
+    ErasedTokenStore, Replacement, StoreError, Storing, TokenFilter, TokenQuery, TokenRecord,
+    TokenStore, whole_millis,
 };
 use crate::trace;
 use crate::verifier::VerifiedTokens;
@@ -27,6 +29,7 @@ pub struct OpaqueTokens {
     pub(super) format: Format,
     pub(super) peppers: Peppers,
     pub(super) store: Arc<dyn ErasedTokenStore>,
+    pub(super) timeout: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) used: LastUsed,
     pub(super) verifier: OpaqueVerifier,
@@ -82,6 +85,9 @@ pub enum TokenError {
     Unknown,
 }
 
+/// How many records are deleted in one step of the store.
+const PURGED_AT_ONCE: usize = 1000;
+
 impl OpaqueTokens {
     /// Starts the tokens of this issuer, whose records are in this store.
     pub fn builder(issuer: &str, store: impl TokenStore, peppers: Peppers) -> OpaqueTokensBuilder {
@@ -113,7 +119,7 @@ impl OpaqueTokens {
     /// [`TokenError`]; no token is good that was not answered.
     pub async fn issue(&self, new: NewToken) -> Result<IssuedToken, TokenError> {
         let issued = self.make(new)?;
-        self.store.insert(&issued.record).await?;
+        self.within(self.store.insert(&issued.record)).await?;
         Ok(issued)
     }
 
@@ -126,7 +132,7 @@ impl OpaqueTokens {
         if !format::is_id(id) {
             return Ok(None);
         }
-        self.store.describe(id).await
+        self.within(self.store.describe(id)).await
     }
 
     /// A page of records, those that are over included.
@@ -135,8 +141,9 @@ impl OpaqueTokens {
     ///
     /// When the store cannot answer.
     pub async fn list(&self, query: TokenQuery) -> Result<TokenPage, StoreError> {
-        let wanted = query.limit;
-        let mut records = self.store.list(&TokenQuery { limit: wanted + 1, ..query }).await?;
+        let wanted = query.limit.min(TokenQuery::MOST);
+        let query = TokenQuery { limit: wanted + 1, ..query };
+        let mut records = self.within(self.store.list(&query)).await?;
         let more = records.len() > wanted;
         records.truncate(wanted);
         let next = records.last().filter(|_| more).map(|record| record.id.clone());
@@ -158,12 +165,12 @@ impl OpaqueTokens {
         if let Some(error) = why_not(&old, now) {
             return Err(error);
         }
-        let issued = self.make(NewToken::like(&old))?;
+        let issued = self.make(NewToken::like(&old, now))?;
         let until = now.checked_add(overlap).ok_or(TokenError::NeverGood)?;
         let successor = issued.record.clone();
         let replacement = Replacement { id: old.id, until, now, successor };
         let forget = self.forget(TokenFilter::Id(replacement.id.clone()));
-        let replaced = self.store.replace(&replacement).await?;
+        let replaced = self.within(self.store.replace(&replacement)).await?;
         let which = forget.which.clone();
         drop(forget);
         if replaced {
@@ -201,9 +208,42 @@ impl OpaqueTokens {
     /// When the store cannot answer.
     pub async fn revoke_all(&self, which: TokenFilter) -> Result<u64, StoreError> {
         let (forget, now) = (self.forget(which), self.clock.now());
-        let revoked = self.store.revoke(&forget.which, now).await?;
+        let revoked = self.within(self.store.revoke(&forget.which, now)).await?;
         self.tell_nodes(forget.which.clone(), now).await?;
         Ok(revoked)
+    }
+
+    /// Lets a token end at this moment, unless it does so before. On this node it is so once this
+    /// returns; others accept the token until they have to [ask the store
+    /// again](OpaqueTokensBuilder::with_max_age). Says whether there is one that is not revoked.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer.
+    pub async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
+        if !format::is_id(id) {
+            return Ok(false);
+        }
+        let _forget = self.forget(TokenFilter::Id(id.to_owned()));
+        self.within(self.store.expire(id, whole_millis(at))).await
+    }
+
+    /// Deletes the records of tokens that have expired or were revoked before this moment, a thousand
+    /// at once, and says how many. Such a token is unknown afterwards. Keep them for as long as
+    /// somebody may ask what became of one.
+    ///
+    /// # Errors
+    ///
+    /// When the store cannot answer; some may be gone by then.
+    pub async fn purge(&self, ended_before: SystemTime) -> Result<u64, StoreError> {
+        let mut purged = 0;
+        loop {
+            let some = self.within(self.store.purge(ended_before, PURGED_AT_ONCE)).await?;
+            purged += some;
+            if some < PURGED_AT_ONCE as u64 {
+                return Ok(purged);
+            }
+        }
     }
 
     /// Makes a token unusable, which reads as revoked, until it is [enabled](Self::enable) again.
@@ -236,7 +276,11 @@ impl OpaqueTokens {
             return Ok(false);
         }
         let _forget = self.forget(TokenFilter::Id(id.to_owned()));
-        self.store.set_enabled(id, enabled).await
+        self.within(self.store.set_enabled(id, enabled)).await
+    }
+
+    async fn within<T>(&self, storing: Storing<'_, T>) -> Result<T, StoreError> {
+        timeout(self.timeout, storing).await.map_err(StoreError::new)?
     }
 
     fn make(&self, new: NewToken) -> Result<IssuedToken, TokenError> {

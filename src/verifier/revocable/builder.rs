@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use crate::clock::{Clock, SystemClock};
 use crate::store::{ErasedRevocationStore, RevocationStore};
 use crate::verifier::revocable::shared::{Shared, Times};
-use crate::verifier::revocable::tasks::{keep_fresh, watch};
+use crate::verifier::revocable::tasks::{keep_fresh, keep_whole, watch};
 use crate::verifier::revocable::{Revocations, Tasks, WhenStale};
 
 /// Revocations that nobody keeps fresh yet.
@@ -27,8 +27,12 @@ pub enum InvalidRevocations {
     /// There is no tokio runtime here whose tasks could keep them fresh.
     #[error("revocations are started inside a tokio runtime, which keeps them fresh")]
     NoRuntime,
-    /// A time is zero or more than a day, or the poll is not more often than the age allows.
-    #[error("times are more than zero and at most a day, and the poll interval below the age")]
+    /// A time is zero or more than a day, the poll is not more often than the age allows, or the
+    /// longest life is less than a minute.
+    #[error(
+        "times are more than zero and at most a day, the poll interval is below the age, and the \
+         longest life at least a minute"
+    )]
     Times,
 }
 
@@ -69,10 +73,15 @@ impl RevocationsBuilder {
     }
 
     /// How long the longest-lived token that any verifier here accepts may live, the leeway
-    /// included: revocations without an end of their own last as long. Default: a day and five
-    /// minutes, which is what a `JwtVerifier` accepts unless it is told otherwise.
+    /// included; at least a minute. Revocations of what was issued by now, and without an end of
+    /// their own, then last as long, and are forgotten. Default: for ever, because a revocation that
+    /// ends before a token lets it in again.
+    ///
+    /// Where all tokens are a `JwtVerifier`'s with its defaults, it is a day and five minutes. Where
+    /// there are opaque tokens or API keys that live for years, leave the default: a million of
+    /// revocations by id takes 100 MB on each node.
     pub fn with_longest_life(mut self, longest_life: Duration) -> Self {
-        self.times.longest_life = longest_life;
+        self.times.longest_life = Some(longest_life);
         self
     }
 
@@ -98,6 +107,7 @@ impl RevocationsBuilder {
         let shared = Arc::new(Shared::new(store, clock, times, when_stale));
         let tasks = Tasks([
             runtime.spawn(keep_fresh(shared.clone())).abort_handle(),
+            runtime.spawn(keep_whole(shared.clone())).abort_handle(),
             runtime.spawn(watch(shared.clone())).abort_handle(),
         ]);
         Ok(Revocations { shared, _tasks: Arc::new(tasks) })

@@ -67,8 +67,8 @@
 //! Put it outside of a [`CachedVerifier`](crate::verifier::CachedVerifier). One inside is told to
 //! forget everything at each revocation, and accepts what it remembers while the store is down.
 //!
-//! A store that loses what it kept is not noticed by nodes that run, which still enforce what they
-//! know. Those that start afterwards know nothing of it.
+//! Nodes that run enforce what they know also where the store has lost it, and load everything anew
+//! where another server has taken over. Those that start afterwards know nothing of what was lost.
 //!
 //! [`RevocationStore`]: crate::store::RevocationStore
 
@@ -94,7 +94,8 @@ pub use self::builder::{InvalidRevocations, RevocationsBuilder};
 /// All that is revoked, as one node knows it; see the [module](crate::verifier::revocable).
 ///
 /// It is held in memory: about 60 bytes and its name for each client, key, subject and token. What
-/// has ended leaves within a minute or two.
+/// has ended leaves within a minute or two; what has no end stays, unless
+/// [`with_longest_life`](RevocationsBuilder::with_longest_life) gives it one.
 ///
 /// Clones are the same. The tasks that keep it fresh end with the last clone and the last verifier
 /// that uses it. When the runtime that it was started in ends before them, it grows stale.
@@ -106,7 +107,7 @@ pub struct Revocations {
 }
 
 /// Ends the tasks with their last owner.
-struct Tasks([AbortHandle; 2]);
+struct Tasks([AbortHandle; 3]);
 
 impl Drop for Tasks {
     fn drop(&mut self) {

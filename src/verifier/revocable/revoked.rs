@@ -103,11 +103,15 @@ impl Revoked {
 
 impl OfIssuer {
     fn cover(&self, principal: &Principal, moment: Moment) -> bool {
-        let has_key = principal.token_kind() == TokenKind::Jwt || principal.key_id().is_some();
+        let is_jwt = principal.token_kind() == TokenKind::Jwt;
+        let has_key = is_jwt || principal.key_id().is_some();
+        // What an issuer of its own left out may be anything; what this application did not write
+        // down for an opaque token is nothing.
+        let has_client = is_jwt || principal.client().is_some() || principal.is_foreign();
         self.whole.cover(moment)
             || self.subjects.cover(principal.subject(), moment)
             || principal.token_id().is_some_and(|id| self.tokens.cover(id, moment))
-            || self.clients.cover_or_any(principal.client(), moment)
+            || has_client && self.clients.cover_or_any(principal.client(), moment)
             || has_key && self.keys.cover_or_any(principal.key_id(), moment)
     }
 }

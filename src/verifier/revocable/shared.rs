@@ -18,19 +18,19 @@ use crate::trace;
 use crate::verifier::revocable::WhenStale;
 use crate::verifier::revocable::revoked::Revoked;
 
-/// How often all is loaded anew instead of what is new, and what has ended is forgotten: a store
-/// whose server was replaced may not have counted on where the old one was.
-const FULL_LOAD: Duration = Duration::from_secs(60);
-
-/// The longest that any of the times may be.
+/// The longest that any of the times may be, but for the life of a token.
 const MAX_TIME: Duration = Duration::from_secs(86_400);
+
+/// Whoever says that tokens live for less has mistaken the unit, and would let revoked ones in.
+const SHORTEST_LIFE: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Times {
     pub(super) poll: Duration,
     pub(super) max_age: Duration,
     pub(super) timeout: Duration,
-    pub(super) longest_life: Duration,
+    /// `None` where some token may live for ever.
+    pub(super) longest_life: Option<Duration>,
 }
 
 impl Default for Times {
@@ -39,17 +39,17 @@ impl Default for Times {
             poll: Duration::from_secs(1),
             max_age: Duration::from_secs(10),
             timeout: Duration::from_secs(2),
-            // What `JwtVerifier` accepts by default, and the most that clocks may be apart.
-            longest_life: Duration::from_secs(86_400 + 300),
+            longest_life: None,
         }
     }
 }
 
 impl Times {
     pub(super) fn can_be_kept(&self) -> bool {
-        let Self { poll, max_age, timeout, longest_life: _ } = *self;
+        let Self { poll, max_age, timeout, longest_life } = *self;
         let is_sound = |time: &Duration| !time.is_zero() && *time <= MAX_TIME;
-        [poll, max_age, timeout].iter().all(is_sound) && poll < max_age
+        let is_alive = longest_life.is_none_or(|life| life >= SHORTEST_LIFE);
+        [poll, max_age, timeout].iter().all(is_sound) && poll < max_age && is_alive
     }
 }
 
@@ -82,7 +82,6 @@ struct Loads {
 /// Where a load goes on. Whoever holds it loads.
 struct Cursor {
     position: u64,
-    full_at: Option<Instant>,
     /// Whether this outage has been logged as one that refuses requests.
     said_too_old: bool,
 }
@@ -115,7 +114,7 @@ impl Shared {
             started: Instant::now(),
             loaded_at: AtomicU64::new(u64::MAX),
             loads: watch::Sender::default(),
-            cursor: Mutex::new(Cursor { position: 0, full_at: None, said_too_old: false }),
+            cursor: Mutex::new(Cursor { position: 0, said_too_old: false }),
         }
     }
 
@@ -177,7 +176,10 @@ impl Shared {
     /// Enforces it here, and then everywhere.
     pub(super) async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let revocation = revocation.with_default_end(now, self.times.longest_life);
+        let revocation = match self.times.longest_life {
+            Some(longest_life) => revocation.with_default_end(now, longest_life),
+            None => revocation,
+        };
         self.add(std::slice::from_ref(&revocation));
         let request = RevokeRequest::new(revocation, now);
         within(self.times.timeout, self.store.revoke(&request)).await
@@ -200,11 +202,17 @@ impl Shared {
         self.load(&mut cursor).await;
     }
 
+    /// Loads all, and forgets what has ended. How fresh what is known is, it does not say: it is what
+    /// is new that must not be late.
+    pub(super) async fn load_anew(&self) -> Result<(), StoreError> {
+        self.load_pages(&mut 0).await?;
+        self.revoked_mut().drop_ended(self.clock.now());
+        Ok(())
+    }
+
     async fn load(&self, cursor: &mut Cursor) {
         let began = Instant::now();
-        // A store that panics once must not leave the node without revocations for good.
-        let loaded = caught(self.load_pages(cursor, began)).await;
-        let loaded = loaded.unwrap_or_else(|| Err(StoreError::new("the store panicked")));
+        let loaded = self.load_pages(&mut cursor.position).await;
         if loaded.is_ok() {
             let since_start = began.duration_since(self.started).as_nanos();
             let loaded_at = u64::try_from(since_start).unwrap_or(u64::MAX - 1);
@@ -229,31 +237,29 @@ impl Shared {
         });
     }
 
-    async fn load_pages(&self, cursor: &mut Cursor, began: Instant) -> Result<(), StoreError> {
-        let is_full = cursor.full_at.is_none_or(|at| began >= at + FULL_LOAD);
-        if is_full {
-            cursor.position = 0;
-        }
+    async fn load_pages(&self, position: &mut u64) -> Result<(), StoreError> {
+        let mut begins_anew = false;
         loop {
-            let page = self.store.revoked_since(cursor.position);
-            let page = within(self.times.timeout, page).await?;
+            // A store that panics once must not leave the node without revocations for good.
+            let page = caught(async {
+                within(self.times.timeout, self.store.revoked_since(*position)).await
+            });
+            let page = page.await.unwrap_or_else(|| Err(StoreError::new("the store panicked")))?;
             self.add(&page.revocations);
-            let has_moved = page.position > cursor.position;
-            cursor.position = cursor.position.max(page.position);
-            if page.is_last {
-                break;
-            }
-            if !has_moved {
+            let was = std::mem::replace(position, page.position);
+            if page.position < was {
+                if std::mem::replace(&mut begins_anew, true) {
+                    return Err(StoreError::new("the store counts back again and again"));
+                }
+                *position = 0;
+            } else if page.is_last {
+                return Ok(());
+            } else if page.position == was {
                 return Err(StoreError::new(
                     "the store says that there is more, and gives nothing",
                 ));
             }
         }
-        if is_full {
-            self.revoked_mut().drop_ended(self.clock.now());
-            cursor.full_at = Some(began);
-        }
-        Ok(())
     }
 
     fn add(&self, revocations: &[Revocation]) {

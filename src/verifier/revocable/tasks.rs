@@ -1,4 +1,4 @@
-//! The two tasks that keep a node's revocations fresh.
+//! The three tasks that keep a node's revocations fresh.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,11 @@ use crate::verifier::revocable::shared::Shared;
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// Loads for ever: regularly, and whenever there are news.
+/// How often all is loaded anew and what has ended is forgotten: a store whose server was replaced
+/// may not have counted on where the old one was.
+const FULL_LOAD: Duration = Duration::from_secs(60);
+
+/// Loads what is new for ever: regularly, and whenever there are news.
 pub(super) async fn keep_fresh(shared: Arc<Shared>) {
     loop {
         shared.refresh().await;
@@ -27,6 +31,18 @@ pub(super) async fn keep_fresh(shared: Arc<Shared>) {
         };
         // Whichever comes first.
         let _ = timeout(jittered(wait), shared.news.next()).await;
+    }
+}
+
+/// Loads all anew for ever, beside what is new, which does not wait for it. What it finds more than
+/// that was hidden from it.
+pub(super) async fn keep_whole(shared: Arc<Shared>) {
+    let mut wait = FULL_LOAD;
+    loop {
+        // Whichever comes first.
+        let _ = timeout(wait, shared.news.anew()).await;
+        // Why not, the loads of what is new say.
+        wait = if shared.load_anew().await.is_ok() { FULL_LOAD } else { LONGEST_WAIT };
     }
 }
 
@@ -42,6 +58,7 @@ pub(super) async fn watch(shared: Arc<Shared>) {
         {
             trace::revocations_unwatched(&error);
         }
+        shared.news.broke();
         if began.elapsed() > LONGEST_WAIT {
             wait = SHORTEST_WAIT;
         }

@@ -3,13 +3,21 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+use http::Response;
+use serde_json::json;
+use tokio::runtime::{Builder, Runtime};
 use tower::Layer;
+use tower_gate::fetch::{FetchError, FetchRequest};
 use tower_gate::store::memory::MemoryTokenStore;
 use tower_gate::test_util::TestIssuer;
+use tower_gate::verifier::introspection::IntrospectionVerifier;
+use tower_gate::verifier::jwks::Jwks;
+use tower_gate::verifier::jwt::JwtVerifier;
 use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Pepper, Peppers};
 use tower_gate::verifier::{
     CachedVerifier, RoutedVerifier, VerifyError, VerifyErrorKind, VerifyRequest,
@@ -52,11 +60,14 @@ contract! {
     };
     closure => Adapter { verifier: closure(), good: TOKENS.map(str::to_owned).to_vec() };
     jwt => jwt();
+    jwt_of_fetched_keys => jwt_of_fetched_keys();
+    introspection => introspection();
     opaque => opaque();
     null => Adapter { verifier: FixedVerifier::new(), good: Vec::new() };
 }
 
 const ISSUER: &str = "https://issuer.example";
+const AUDIENCE: &str = "https://api.example";
 const SUBJECTS: [&str; 2] = ["user-1", "user-2"];
 const TOKENS: [&str; 2] = ["the-long-token-of-user-one", "the-long-token-of-user-two"];
 
@@ -77,9 +88,57 @@ fn closure() -> impl TokenVerifier {
 }
 
 fn jwt() -> Adapter<impl TokenVerifier> {
-    let issuer = TestIssuer::new(ISSUER, "https://api.example");
+    let issuer = TestIssuer::new(ISSUER, AUDIENCE);
     let good = SUBJECTS.map(|subject| issuer.token(subject).scopes("read").sign());
     Adapter { verifier: issuer.verifier(), good: good.to_vec() }
+}
+
+/// Keys are kept fresh by a task, which ends with its runtime: this one outlasts every test.
+static KEEPING: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+
+fn jwt_of_fetched_keys() -> Adapter<impl TokenVerifier> {
+    let issuer = TestIssuer::new(ISSUER, AUDIENCE);
+    let good = SUBJECTS.map(|subject| issuer.token(subject).scopes("read").sign());
+    let document = Bytes::from(issuer.jwks());
+    let fetch = move |_: FetchRequest| {
+        let document = document.clone();
+        async move {
+            tokio::task::yield_now().await;
+            Ok(Response::new(document))
+        }
+    };
+    let _keeping = KEEPING.enter();
+    let jwks = Jwks::at("https://issuer.example/jwks.json", fetch).unwrap().start().unwrap();
+    let verifier = JwtVerifier::builder().issuer(ISSUER).audience(AUDIENCE).with_jwks(&jwks);
+    Adapter { verifier: verifier.build().unwrap(), good: good.to_vec() }
+}
+
+/// An endpoint that knows two tokens.
+fn introspection() -> Adapter<impl TokenVerifier> {
+    let end = now() + Duration::from_secs(3600);
+    let end = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+    let fetch = move |question: FetchRequest| async move {
+        tokio::task::yield_now().await;
+        let form = question.request.into_body();
+        let known = TOKENS.iter().position(|token| {
+            form == format!("token={token}&token_type_hint=access_token").as_bytes()
+        });
+        let answer = match known {
+            Some(index) => json!({
+                "active": true, "iss": ISSUER, "sub": SUBJECTS[index], "aud": AUDIENCE, "exp": end,
+            }),
+            None => json!({ "active": false }),
+        };
+        let response = Response::builder().header("content-type", "application/json");
+        response.body(Bytes::from(answer.to_string())).map_err(FetchError::new)
+    };
+    let verifier = IntrospectionVerifier::builder("https://issuer.example/introspect", fetch)
+        .issuer(ISSUER)
+        .audience(AUDIENCE)
+        .with_client("api", "secret");
+    let good = TOKENS.map(str::to_owned).to_vec();
+    Adapter { verifier: verifier.build().unwrap(), good }
 }
 
 fn opaque() -> Adapter<impl TokenVerifier> {

@@ -1,3 +1,4 @@
+use aws_lc_rs::digest;
 use aws_lc_rs::hmac::{self, HMAC_SHA256, HMAC_SHA384, HMAC_SHA512};
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519,
@@ -8,6 +9,7 @@ use aws_lc_rs::signature::{
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
 
 use crate::verifier::jwt::Algorithm;
+use crate::verifier::jwt::thumbprint::without_leading_zeros;
 
 /// The largest RSA modulus that is checked with.
 pub(crate) const MAX_RSA_BITS: usize = 8192;
@@ -63,8 +65,6 @@ fn rsa(parameters: &'static RsaParameters, key: &DecodingKey) -> Option<ParsedPu
     }
 }
 
-/// Some issuers write numbers with the sign octet that RFC 7518 §6.3.1 forbids (JWT-53).
-fn without_leading_zeros(number: &[u8]) -> &[u8] {
-    let zeros = number.iter().take_while(|&&octet| octet == 0).count();
-    &number[zeros..]
+pub(crate) fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> {
+    digest::digest(&digest::SHA256, bytes)
 }

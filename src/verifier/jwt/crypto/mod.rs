@@ -7,6 +7,6 @@ mod aws_lc;
 mod rust_crypto;
 
 #[cfg(feature = "jwt")]
-pub(super) use self::aws_lc::{MAX_RSA_BITS, SignatureKey};
+pub(super) use self::aws_lc::{MAX_RSA_BITS, SignatureKey, sha256};
 #[cfg(all(feature = "rust-crypto", not(feature = "jwt")))]
-pub(super) use self::rust_crypto::{MAX_RSA_BITS, SignatureKey};
+pub(super) use self::rust_crypto::{MAX_RSA_BITS, SignatureKey, sha256};

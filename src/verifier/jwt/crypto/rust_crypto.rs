@@ -1,9 +1,11 @@
 use jsonwebtoken::crypto::JwtVerifier;
 use jsonwebtoken::crypto::rust_crypto::DEFAULT_PROVIDER;
 use jsonwebtoken::{Algorithm as Name, AlgorithmFamily, DecodingKey};
+use sha2::{Digest, Sha256};
 
 use crate::verifier::jwt::Algorithm;
 use crate::verifier::jwt::key::rsa_numbers;
+use crate::verifier::jwt::thumbprint::without_leading_zeros;
 
 /// The largest RSA modulus that is checked with.
 pub(crate) const MAX_RSA_BITS: usize = 4096;
@@ -48,9 +50,8 @@ impl SignatureKey {
             return true;
         }
         rsa_numbers(&self.key).is_some_and(|(modulus, _)| {
-            let zeros = modulus.iter().take_while(|&&octet| octet == 0).count();
             // The crate refuses any other length, so the first octet that differs decides.
-            signature < &modulus[zeros..]
+            signature < without_leading_zeros(modulus)
         })
     }
 
@@ -58,4 +59,8 @@ impl SignatureKey {
     fn parsed(&self) -> Option<Box<dyn JwtVerifier>> {
         (DEFAULT_PROVIDER.verifier_factory)(&self.name, &self.key).ok()
     }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> impl AsRef<[u8]> {
+    Sha256::digest(bytes)
 }

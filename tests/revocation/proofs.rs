@@ -1,0 +1,238 @@
+//! What opaque tokens promise over real databases: once `revoke` has returned, nobody comes in with
+//! the token on that node, whatever runs; and no server that is told of it learns the token.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
+use proptest::prelude::*;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
+use tokio::task::{JoinSet, yield_now};
+use tower_gate::store::memory::MemoryRevocations;
+use tower_gate::store::postgres::PostgresTokenStore;
+use tower_gate::store::sqlite::SqliteTokenStore;
+use tower_gate::store::{RevocationStore, TokenFilter, TokenStore};
+use tower_gate::test_util::TestIssuer;
+use tower_gate::verifier::CachedVerifier;
+use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Pepper, Peppers};
+use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
+use tower_gate::{Revocation, SystemClock};
+
+use crate::node::{ISSUER, Node};
+use crate::servers::Directory;
+use crate::servers::redis::Redis;
+use crate::shared::{Shared, database, pool};
+
+/// Tokens that are remembered for longer than a test takes, on a node that all know from.
+pub(crate) fn tokens(store: impl TokenStore, revocations: &Revocations) -> (OpaqueTokens, Node) {
+    let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
+    let tokens = OpaqueTokens::builder(ISSUER, store, peppers)
+        .with_max_age(Duration::from_secs(3600))
+        .with_timeout(Duration::from_secs(30))
+        .with_revocations(revocations)
+        .build()
+        .unwrap();
+    let verifier = RevocableVerifier::new(tokens.verifier(), revocations);
+    (tokens, Node::behind(revocations.clone(), verifier, SystemClock))
+}
+
+pub(crate) async fn token_store(url: &str) -> PostgresTokenStore {
+    let store = PostgresTokenStore::new(pool(url).await);
+    store.migrate().await.unwrap();
+    store
+}
+
+/// How many ask, and what goes on when the revocation comes.
+#[derive(Clone, Copy, Debug)]
+struct Load {
+    asking: usize,
+    /// How many answers there were before.
+    answers: u64,
+    /// Whether the node has more than the tokens' own memory to forget.
+    revocable: bool,
+    /// Whether all of the subject's tokens are revoked, or the one.
+    all: bool,
+}
+
+fn load() -> impl Strategy<Value = Load> {
+    (1..8_usize, 0..200_u64, any::<bool>(), any::<bool>())
+        .prop_map(|(asking, answers, revocable, all)| Load { asking, answers, revocable, all })
+}
+
+/// The answers before the revocation, and those after it.
+async fn run(tokens: &OpaqueTokens, nodes: [&Node; 2], load: Load) -> Result<[u64; 2], String> {
+    let issued = tokens.issue(NewToken::new("ada")).await.unwrap();
+    let is_revoked = Arc::<AtomicBool>::default();
+    let counts = Arc::<[AtomicU64; 2]>::default();
+    let mut asking = JoinSet::new();
+    for _ in 0..load.asking {
+        let (node, text) = (nodes[usize::from(load.revocable)].clone(), issued.token.expose());
+        let (text, is_revoked, counts) = (text.to_owned(), is_revoked.clone(), counts.clone());
+        asking.spawn(async move {
+            let mut after = 0;
+            while after < 20 {
+                let was_revoked = is_revoked.load(Ordering::SeqCst);
+                let is_accepted = node.accepts(&text).await;
+                if was_revoked && is_accepted {
+                    return Err(format!("accepted {after} answers after it was revoked"));
+                }
+                after += u64::from(was_revoked);
+                counts[usize::from(was_revoked)].fetch_add(1, Ordering::SeqCst);
+                yield_now().await;
+            }
+            Ok(())
+        });
+    }
+    while counts[0].load(Ordering::SeqCst) < load.answers {
+        yield_now().await;
+    }
+    let which = TokenFilter::Subject { issuer: ISSUER.to_owned(), subject: "ada".to_owned() };
+    let revoked = match load.all {
+        true => tokens.revoke_all(which).await.unwrap(),
+        false => u64::from(tokens.revoke(&issued.record.id).await.unwrap()),
+    };
+    is_revoked.store(true, Ordering::SeqCst);
+    assert_eq!(revoked, 1);
+    while let Some(asked) = asking.join_next().await {
+        asked.unwrap()?;
+    }
+    Ok(counts.each_ref().map(|count| count.load(Ordering::SeqCst)))
+}
+
+/// On several threads; without [`RevocableVerifier`] too.
+fn after_a_revocation_nobody_comes_in<S: TokenStore>(store: impl AsyncFn() -> S) {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+    let (tokens, plain, revocable) = runtime.block_on(async {
+        let revocations = Revocations::builder(MemoryRevocations::new()).start().unwrap();
+        revocations.ready().await.unwrap();
+        let (tokens, revocable) = tokens(store().await, &revocations);
+        let plain = Node::behind(revocations, tokens.verifier(), SystemClock);
+        (tokens, plain, revocable)
+    });
+    let total: [AtomicU64; 2] = Default::default();
+    proptest!(ProptestConfig { cases: 48, max_shrink_iters: 0, ..ProptestConfig::default() },
+        |(load in load())| {
+            match runtime.block_on(run(&tokens, [&plain, &revocable], load)) {
+                Ok(counts) => for (total, count) in total.iter().zip(counts) {
+                    total.fetch_add(count, Ordering::Relaxed);
+                },
+                Err(why) => prop_assert!(false, "OPAQUE-70, attack 23: {why}: {load:?}"),
+            }
+        }
+    );
+    let [before, after] = total.map(AtomicU64::into_inner);
+    assert!(before > 1000 && after > 1000, "{before} before, {after} after");
+}
+
+#[test]
+fn over_sqlite_nobody_comes_in_after_a_revocation_under_load() {
+    let directory = Directory::new();
+    after_a_revocation_nobody_comes_in(async || {
+        let options = SqliteConnectOptions::new()
+            .filename(directory.path().join("tokens"))
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal);
+        let store = SqliteTokenStore::new(SqlitePool::connect_with(options).await.unwrap());
+        store.migrate().await.unwrap();
+        store
+    });
+}
+
+#[test]
+fn over_postgres_nobody_comes_in_after_a_revocation_under_load() {
+    let database = database();
+    after_a_revocation_nobody_comes_in(async || token_store(database.url()).await);
+}
+
+/// Tokens that were issued, used, replaced and revoked in every way, signed ones and opaque ones.
+async fn live(store: impl RevocationStore, database: &str) -> Vec<String> {
+    let revocations = Revocations::builder(store).start().unwrap();
+    revocations.ready().await.unwrap();
+    let (tokens, opaque) = tokens(token_store(database).await, &revocations);
+    let mut texts = Vec::new();
+    for n in 0..6 {
+        let new = NewToken::new(&format!("user-{n}")).client("web");
+        let issued = tokens.issue(new).await.unwrap();
+        let (id, text) = (&issued.record.id, issued.token.expose().to_owned());
+        assert!(opaque.accepts(&text).await);
+        match n % 3 {
+            0 => assert!(tokens.revoke(id).await.unwrap()),
+            1 => {
+                let next = tokens.rotate(id, Duration::ZERO).await.unwrap();
+                texts.push(next.token.expose().to_owned());
+            }
+            _ => revocations.revoke(Revocation::token(ISSUER, id)).await.unwrap(),
+        }
+        assert!(!opaque.accepts(&text).await);
+        texts.push(text);
+    }
+    let filter = TokenFilter::client("web");
+    assert_eq!(tokens.revoke_all(filter).await.unwrap(), 4);
+
+    let issuer = TestIssuer::new("https://signing.example", "api");
+    let verifier = RevocableVerifier::new(CachedVerifier::new(issuer.verifier()), &revocations);
+    let signed = Node::behind(revocations, verifier, SystemClock);
+    let named = Revocation::token("https://signing.example", "test-user-0");
+    for (n, revocation) in [
+        named,
+        Revocation::subject("https://signing.example", "user-1"),
+        Revocation::client("https://signing.example", "app-2"),
+        Revocation::key("https://signing.example", "test"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let text = issuer.token(&format!("user-{n}")).client(&format!("app-{n}")).sign();
+        assert!(signed.accepts(&text).await);
+        signed.revoke(revocation).await;
+        assert!(!signed.accepts(&text).await);
+        texts.push(text);
+    }
+    texts
+}
+
+/// Neither tokens nor what is secret in them: letters between the prefix and the checksum, signatures.
+fn are_absent(texts: &[String], dump: &str) {
+    assert_eq!(texts.len(), 12);
+    for text in texts {
+        let secret = match text.rsplit_once('.') {
+            Some((_, signature)) => signature,
+            None => &text[3..46],
+        };
+        let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let base64 = [BASE64_STANDARD.encode(secret), BASE64_URL_SAFE_NO_PAD.encode(secret)];
+        let [base64, for_urls] = base64.each_ref().map(|text| text.trim_end_matches('='));
+        for form in [secret, &secret[..16], &secret[secret.len() - 16..], &hex, base64, for_urls] {
+            assert!(!dump.contains(form), "attacks 36 and 38: {form} of {text} in {dump}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_or_value_in_redis_holds_a_token() {
+    let (server, database) = (Redis::start(), database());
+    let texts = live(server.store().await, database.url()).await;
+    let mut dump = String::new();
+    for key in server.keys() {
+        assert_eq!(server.command(&["TYPE", &key]), "zset", "{key}");
+        dump += &key;
+        dump += &server.command(&["ZRANGE", &key, "0", "-1", "WITHSCORES"]);
+    }
+    assert_eq!(server.keys().len(), 2);
+    assert_eq!(dump.matches("test-user-0").count(), 2, "revocations are there: {dump}");
+    are_absent(&texts, &dump);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_table_in_postgres_holds_a_token() {
+    let database = database();
+    let texts = live(database.store().await, database.url()).await;
+    let dump = database.dump();
+    let rows = |table: &str| dump.matches(&format!("INSERT INTO public.{table} ")).count();
+    assert_eq!(rows("tower_gate_tokens"), 8, "{dump}");
+    assert!(rows("tower_gate_revocations") > 10, "{dump}");
+    are_absent(&texts, &dump);
+}
