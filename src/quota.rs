@@ -146,7 +146,7 @@ impl Quota {
     /// This is the definition that every store must agree with (RL-40 to RL-46). It keeps no state
     /// and reads no clock, so a store calls it with what it has read and keeps what comes back, in
     /// one atomic step. From the moment that its TAT is past, a key equals one never seen, and can
-    /// be forgotten.
+    /// be forgotten. What is owed under a greater quota is owed under a smaller one, too.
     ///
     /// ```
     /// use std::time::Duration;
@@ -161,7 +161,6 @@ impl Quota {
     /// assert_eq!(tat, 1_000_000_000);
     /// ```
     pub fn decide(&self, tat: u64, now: u64, cost: u32) -> (Decision, u64) {
-        let tat = self.believable(tat, now);
         let base = tat.max(now);
         let new_tat = base.saturating_add(self.interval.saturating_mul(u64::from(cost)));
         let wait = new_tat.saturating_sub(now).saturating_sub(self.tolerance());
@@ -176,10 +175,13 @@ impl Quota {
     /// are there: what a request turned out to cost after it was decided on. Answers the TAT to
     /// keep.
     ///
-    /// Nobody gets back more than a full burst, and nobody owes more than another burst on top of
-    /// the one that is spent, so that whoever is in debt waits twice the
-    /// [`refill_time`](Self::refill_time) at most until all is there again. A key that owes is
-    /// limited whatever the cost, also for a cost of zero.
+    /// What time has given back is not given back again: `owed` is how long from `now`, in
+    /// nanoseconds, until all is there of what was owed after the units were taken, the
+    /// [`reset_after`](Usage::reset_after) of that decision less the time since. Nobody comes to owe
+    /// more than another burst on top of the one that is spent, so that whoever is in debt waits
+    /// twice the [`refill_time`](Self::refill_time) at most until all is there again, unless a
+    /// greater quota has left more. A key that owes is limited whatever the cost, also for a cost of
+    /// zero.
     ///
     /// ```
     /// use std::time::Duration;
@@ -187,29 +189,21 @@ impl Quota {
     ///
     /// let quota = Quota::per_second(10);
     /// let (_, tat) = quota.decide(0, 0, 2);
-    /// assert_eq!(quota.settle(tat, 0, -2), 0, "both were given back");
-    /// let (decision, _) = quota.decide(quota.settle(tat, 0, 10), 0, 0);
+    /// assert_eq!(quota.settle(tat, 0, -2, tat), 0, "both are given back");
+    /// assert_eq!(quota.settle(tat, tat, -2, 0), tat, "time has done so");
+    /// let (decision, _) = quota.decide(quota.settle(tat, 0, 10, 0), 0, 0);
     /// let Decision::Limited { retry_after, .. } = decision else { panic!() };
     /// assert_eq!(retry_after, Some(Duration::from_millis(200)), "two units are owed");
     /// ```
     #[must_use]
-    pub fn settle(&self, tat: u64, now: u64, units: i64) -> u64 {
-        let tat = self.believable(tat, now);
+    pub fn settle(&self, tat: u64, now: u64, units: i64, owed: u64) -> u64 {
         let time = self.interval.saturating_mul(units.unsigned_abs());
         if units < 0 {
-            return tat.saturating_sub(time);
+            return tat.saturating_sub(time.min(owed));
         }
-        tat.max(now).saturating_add(time).min(self.deepest_debt(now))
-    }
-
-    /// A TAT that no decision can have made is from before the clock went back. That must not lock a
-    /// key for longer than a full bucket takes, also when it is asked for in the meantime (RL-45).
-    fn believable(&self, tat: u64, now: u64) -> u64 {
-        if tat > self.deepest_debt(now) { now.saturating_add(self.tolerance()) } else { tat }
-    }
-
-    fn deepest_debt(&self, now: u64) -> u64 {
-        now.saturating_add(2 * self.tolerance())
+        let deepest_debt = now.saturating_add(2 * self.tolerance());
+        // What is owed already may be due to a greater quota, which this one does not forgive.
+        tat.max(now).saturating_add(time).min(deepest_debt).max(tat)
     }
 
     /// This quota, but for no more at once and no faster than the other.
@@ -228,7 +222,7 @@ impl Quota {
         let owed = used.saturating_sub(self.tolerance());
         let next_unit = match used {
             0 => 0,
-            _ => owed + self.interval - free % self.interval,
+            _ => owed.saturating_add(self.interval - free % self.interval),
         };
         Usage {
             remaining,
@@ -362,7 +356,23 @@ impl Take {
 #[must_use = "a decision that is not looked at limits nobody"]
 pub struct Decisions {
     each: SmallVec<[Decision; INLINE]>,
-    is_fallback: bool,
+    by: Decider,
+}
+
+/// Which of several stores has decided: of one in front of another, the lowest bit says whether it
+/// was the other, and the rest is for the stores within.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Decider(u8);
+
+impl Decider {
+    fn within(self, is_second: bool) -> Self {
+        Self(self.0 << 1 | u8::from(is_second))
+    }
+
+    /// Whether the second store has decided, and which one within.
+    pub(crate) fn split(self) -> (bool, Self) {
+        (self.0 & 1 == 1, Self(self.0 >> 1))
+    }
 }
 
 /// So many quotas at once need no memory of their own.
@@ -379,11 +389,15 @@ impl Decisions {
     /// could not.
     #[must_use]
     pub fn are_fallback(&self) -> bool {
-        self.is_fallback
+        self.by != Decider::default()
     }
 
-    pub(crate) fn by_fallback(self) -> Self {
-        Self { is_fallback: true, ..self }
+    pub(crate) fn by(&self) -> Decider {
+        self.by
+    }
+
+    pub(crate) fn of_store(self, is_second: bool) -> Self {
+        Self { by: self.by.within(is_second), ..self }
     }
 }
 
@@ -397,13 +411,13 @@ impl Deref for Decisions {
 
 impl From<Decision> for Decisions {
     fn from(decision: Decision) -> Self {
-        Self { each: smallvec::smallvec![decision], is_fallback: false }
+        Self { each: smallvec::smallvec![decision], by: Decider::default() }
     }
 }
 
 impl FromIterator<Decision> for Decisions {
     fn from_iter<I: IntoIterator<Item = Decision>>(decisions: I) -> Self {
-        Self { each: decisions.into_iter().collect(), is_fallback: false }
+        Self { each: decisions.into_iter().collect(), by: Decider::default() }
     }
 }
 

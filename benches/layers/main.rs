@@ -30,7 +30,7 @@ use std::time::Duration;
 use crate::harness::Subject;
 
 /// Made one after the other: some take a while, and some much memory.
-const GROUPS: [fn() -> Vec<Subject>; 12] = [
+const GROUPS: [fn() -> Vec<Subject>; 13] = [
     stack::subjects,
     verify::hs256,
     verify::rs256,
@@ -41,6 +41,7 @@ const GROUPS: [fn() -> Vec<Subject>; 12] = [
     stack::limit_subjects,
     store::subjects,
     tokens::warm,
+    tokens::garbage,
     tokens::sqlite,
     tokens::postgres,
 ];
@@ -56,6 +57,7 @@ fn main() {
     for mut group in GROUPS.iter().map(|make| make()) {
         harness::compare(if test { 1 } else { 1001 }, &mut group);
     }
+    tokens::print_timing(if test { 100 } else { 50_000 });
     println!(
         "\nMemoryStore, bytes a key on the way to 1 M keys, at most: {:.0}",
         store::bytes_a_key()

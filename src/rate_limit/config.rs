@@ -18,7 +18,8 @@ use crate::quota::{Decision, Decisions, Take};
 use crate::rate_limit::cost::{Cost, Taken};
 use crate::rate_limit::policy::{Afterwards, Policy};
 use crate::rate_limit::question::{Answers, Question};
-use crate::rejection::{RefusalStyle, Rejection, RequestHead};
+use crate::rate_limit::seldom::Seldom;
+use crate::rejection::{RefusalStyle, Rejection, RequestHead, has_failed};
 use crate::requirement::Requirement;
 use crate::store::{ErasedStore, StoreError, TakeRequest};
 use crate::trace;
@@ -61,6 +62,9 @@ pub(super) struct Limits {
     shown: Shown,
     /// Whether a request that passes leaves more behind than fields.
     have_more_to_do: bool,
+    /// An operator is told of these, and not once for every request.
+    says_unavailable: Seldom,
+    says_never_passes: Seldom,
 }
 
 struct Limit {
@@ -140,7 +144,7 @@ impl Config {
         request: &mut Request<B>,
     ) -> Result<Passed, Box<Response<Bytes>>> {
         let decisions = answers.enforced.map_err(|error| {
-            trace::unavailable(&error);
+            limits.unavailable(&error, question.enforced.now);
             self.refuse(error.into(), request)
         })?;
         let takes = question.enforced.takes();
@@ -152,7 +156,7 @@ impl Config {
         }
         let fields = limits.shown.fields(takes, &decisions, || self.clock.now());
         if !decisions.are_allowed() {
-            let rejection = limits.rejection(takes, &decisions);
+            let rejection = limits.rejection(&question.enforced, &decisions);
             let mut response = self.refuse(rejection, request);
             if let Some(fields) = fields {
                 fields.add_to(&mut response);
@@ -163,13 +167,16 @@ impl Config {
             return Ok(Passed { fields, refunds: None });
         }
         let shadows = limits.shadows(question, answers.shadows, request);
-        let enforced = limits.enforced.iter().zip(takes.iter().copied());
-        let taken = || enforced.clone().chain(shadows.iter().copied());
-        let settled = taken().filter(|(limit, _)| limit.policy.afterwards == Afterwards::Settle);
-        Cost::charge(request, settled.map(|(_, take)| Taken(take)), &self.store, &self.clock);
-        let refunded =
-            taken().filter(|(limit, _)| limit.policy.afterwards == Afterwards::RefundFailures);
-        let refunded: Vec<_> = refunded.map(|(_, take)| Taken(take)).collect();
+        let enforced = limits.enforced.iter().zip(Taken::all(&question.enforced, &decisions));
+        let (mut settled, mut refunded) = (Vec::new(), Vec::new());
+        for (limit, taken) in enforced.chain(shadows) {
+            match limit.policy.afterwards {
+                Afterwards::Keep => {}
+                Afterwards::RefundFailures => refunded.push(taken),
+                Afterwards::Settle => settled.push(taken),
+            }
+        }
+        Cost::charge(request, settled.into_iter(), &self.store, &self.clock);
         let refunds = (!refunded.is_empty())
             .then(|| Box::new(Refunds { taken: refunded, config: self.clone() }));
         Ok(Passed { fields, refunds })
@@ -214,7 +221,7 @@ impl Config {
         let shown = Shown::new(self.headers, shown);
         let is_final = |limit: &Limit| limit.policy.afterwards == Afterwards::Keep;
         let have_more_to_do = !shadows.is_empty() || !enforced.iter().all(is_final);
-        Limits { enforced, shadows, shown, have_more_to_do }
+        Limits { enforced, shadows, have_more_to_do, ..Limits::new(shown) }
     }
 
     /// Two quotas of one name would take from one bucket, and clients could not tell them apart.
@@ -243,9 +250,8 @@ impl Tier {
         policies: Option<Vec<Policy>>,
     ) -> Self {
         let shown = Shown::new(HeaderStyle::None, iter::empty());
-        let (enforced, shadows) = (Vec::new(), Vec::new());
-        let limits = Limits { enforced, shadows, shown, have_more_to_do: false };
-        Self { name: name.into(), requirement, policies, limits: Arc::new(limits) }
+        let limits = Arc::new(Limits::new(shown));
+        Self { name: name.into(), requirement, policies, limits }
     }
 
     fn takes(&self, principal: &Principal, now: &dyn Fn() -> SystemTime) -> bool {
@@ -266,6 +272,24 @@ impl Limit {
 }
 
 impl Limits {
+    /// None yet.
+    fn new(shown: Shown) -> Self {
+        Self {
+            enforced: Vec::new(),
+            shadows: Vec::new(),
+            shown,
+            have_more_to_do: false,
+            says_unavailable: Seldom::default(),
+            says_never_passes: Seldom::default(),
+        }
+    }
+
+    fn unavailable(&self, error: &StoreError, now: Duration) {
+        if self.says_unavailable.is_due(now) {
+            trace::unavailable(error);
+        }
+    }
+
     /// Tells the audit trail of the policy that decides: the strictest of those that refuse, or of
     /// all.
     fn note(&self, slot: &AuditSlot, takes: &[Take], decisions: &Decisions) {
@@ -277,18 +301,20 @@ impl Limits {
 
     /// A refusal for all that are violated: whoever waits for the longest passes (RL-5). One of
     /// them that nothing can pass makes waiting useless (RL-22).
-    fn rejection(&self, takes: &[Take], decisions: &Decisions) -> Rejection {
+    fn rejection(&self, asked: &TakeRequest, decisions: &Decisions) -> Rejection {
         let mut violated = Vec::new();
         let mut longest = Some(Duration::ZERO);
-        for ((limit, take), decision) in self.enforced.iter().zip(takes).zip(&**decisions) {
-            let Decision::Limited { retry_after, .. } = decision else {
+        for ((limit, take), decision) in self.enforced.iter().zip(asked.takes()).zip(&**decisions) {
+            let Decision::Limited { usage, retry_after } = decision else {
                 continue;
             };
-            if retry_after.is_none() {
+            if retry_after.is_none() && self.says_never_passes.is_due(asked.now) {
                 trace::never_passes(&limit.policy.name, take.cost, take.quota.burst());
             }
             violated.push(limit.policy.name.clone());
-            longest = longest.zip(*retry_after).map(|(one, other)| one.max(other));
+            // What costs nothing passes before there is a unit, and is not told to come so early.
+            let wait = retry_after.map(|wait| wait.max(usage.next_unit));
+            longest = longest.zip(wait).map(|(one, other)| one.max(other));
         }
         Rejection::limited(violated, longest)
     }
@@ -299,13 +325,13 @@ impl Limits {
         question: &Question,
         answers: Vec<Result<Decisions, StoreError>>,
         request: &Request<B>,
-    ) -> Vec<(&Limit, Take)> {
+    ) -> Vec<(&Limit, Taken)> {
         let mut taken = Vec::new();
         let each = self.shadows.iter().zip(&question.shadows).zip(answers);
         for ((limit, asked), answer) in each {
             match answer {
                 Ok(decisions) if decisions.are_allowed() => {
-                    taken.extend(asked.takes().iter().map(|&take| (limit, take)));
+                    taken.extend(Taken::all(asked, &decisions).map(|taken| (limit, taken)));
                 }
                 Ok(_) => {
                     trace::would_limit(&limit.policy.name);
@@ -313,7 +339,7 @@ impl Limits {
                         slot.would_limit(limit.policy.name.clone());
                     }
                 }
-                Err(error) => trace::unavailable(&error),
+                Err(error) => self.unavailable(&error, asked.now),
             }
         }
         taken
@@ -324,7 +350,6 @@ impl Passed {
     /// Shows how the limits stand, also on refusals of layers further in (RL-4), and gives back what
     /// a failure has not used.
     pub(super) fn finish<B, E>(&mut self, answer: &mut Result<Response<B>, E>) {
-        let has_failed = |answer: &Response<B>| answer.status().is_server_error();
         let refunds = self.refunds.take();
         if let Some(refunds) = refunds.filter(|_| answer.as_ref().map_or(true, has_failed)) {
             refunds.pay();

@@ -1,12 +1,13 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use http::{Extensions, Request};
 
 use crate::clock::Clock;
-use crate::quota::Take;
-use crate::store::{ErasedStore, Settlement};
+use crate::quota::{Decider, Decisions, Take};
+use crate::store::{ErasedStore, Settlement, TakeRequest};
 
 /// What a request turns out to cost, for policies
 /// [with a settled cost](crate::rate_limit::Policy::with_settled_cost): an extension of requests
@@ -45,7 +46,12 @@ struct Bill {
 }
 
 /// Units that may have to be corrected.
-pub(super) struct Taken(pub(super) Take);
+pub(super) struct Taken {
+    take: Take,
+    /// When all will be there of what was owed after the take, these units last.
+    reset: Duration,
+    by: Decider,
+}
 
 /// No number of units, which are 32 bits.
 const UNSAID: u64 = u64::MAX;
@@ -106,12 +112,24 @@ impl Drop for Account {
 }
 
 impl Taken {
+    /// What was taken of each policy by a request that passes.
+    pub(super) fn all(asked: &TakeRequest, decisions: &Decisions) -> impl Iterator<Item = Self> {
+        let (now, by) = (asked.now, decisions.by());
+        asked.takes().iter().zip(&**decisions).map(move |(&take, decision)| Self {
+            take,
+            reset: now.saturating_add(decision.usage().reset_after),
+            by,
+        })
+    }
+
     /// Corrects it to so many units.
     pub(super) fn settle(&self, units: u32, store: &dyn ErasedStore, clock: &dyn Clock) {
-        let Take { key, quota, cost, .. } = self.0;
+        let Take { key, quota, cost, .. } = self.take;
         let more = i64::from(units) - i64::from(cost);
         if more != 0 {
-            store.settle(&Settlement::new(key, quota, more, clock.monotonic()));
+            let now = clock.monotonic();
+            let settlement = Settlement::new(key, quota, more, now);
+            store.settle(&settlement.with_owed(self.reset.saturating_sub(now)).to(self.by));
         }
     }
 }

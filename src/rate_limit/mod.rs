@@ -89,6 +89,7 @@ mod future;
 mod layer;
 mod policy;
 mod question;
+mod seldom;
 mod service;
 
 pub use self::cost::Cost;

@@ -118,8 +118,12 @@ impl Policy {
         Self { afterwards: Afterwards::Settle, ..self }
     }
 
-    /// Gives the units back when the inner service fails, or answers with a status of 500 or more.
-    /// A client that can make it fail at will is not limited then.
+    /// Gives the units back when the inner service fails: with an error, a status of 500 or more, or
+    /// a gRPC call that ends at once in `UNKNOWN`, `DEADLINE_EXCEEDED`, `INTERNAL`,
+    /// `UNAVAILABLE` or `DATA_LOSS`. A call that fails after it has begun to answer, in its trailers,
+    /// is no failure here. A client that can make it fail at will is not limited then.
+    ///
+    /// What time has given back by then is not given back again.
     pub fn with_failures_refunded(self) -> Self {
         Self { afterwards: Afterwards::RefundFailures, ..self }
     }

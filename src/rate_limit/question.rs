@@ -1,10 +1,14 @@
 //! Asking a store, at once where it can answer.
 
+use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
+use crate::clock::Clock;
 use crate::quota::Decisions;
-use crate::store::{ErasedStore, StoreError, TakeRequest};
+use crate::store::{ErasedStore, StoreError, TakeRequest, Taking};
 
 /// What is asked about a request: all policies that can refuse it together, and each one in shadow
 /// by itself once those have let it through.
@@ -23,26 +27,35 @@ pub(super) struct Answers {
 pub(super) type Asking = Pin<Box<dyn Future<Output = (Question, Answers)> + Send>>;
 
 impl Question {
-    /// All answers, where none of them has to be waited for, or those that there are.
-    pub(super) fn try_ask(&self, store: &dyn ErasedStore) -> Result<Answers, Option<Answers>> {
+    /// All answers, where none of them has to be waited for; else to go on with those that there are.
+    pub(super) fn try_ask(&self, store: &dyn ErasedStore) -> ControlFlow<Answers, Option<Answers>> {
         let enforced = if self.enforced.takes().is_empty() {
             // All policies are in shadow.
             Ok(Decisions::from_iter([]))
         } else {
-            complete(&self.enforced, store.try_take(&self.enforced).ok_or(None)?)
+            let Some(answer) = store.try_take(&self.enforced) else {
+                return ControlFlow::Continue(None);
+            };
+            complete(&self.enforced, answer)
         };
         let mut answers = Answers { enforced, shadows: Vec::new() };
         while let Some(shadow) = self.open(&answers) {
             match store.try_take(shadow) {
                 Some(answer) => answers.shadows.push(complete(shadow, answer)),
-                None => return Err(Some(answers)),
+                None => return ControlFlow::Continue(Some(answers)),
             }
         }
-        Ok(answers)
+        ControlFlow::Break(answers)
     }
 
-    /// All answers, after those that [`try_ask`](Self::try_ask) has got.
-    pub(super) fn ask(self, answered: Option<Answers>, store: Arc<dyn ErasedStore>) -> Asking {
+    /// All answers, after those that [`try_ask`](Self::try_ask) has got. Policies in shadow do not
+    /// wait for each other.
+    pub(super) fn ask(
+        self,
+        answered: Option<Answers>,
+        store: Arc<dyn ErasedStore>,
+        clock: Arc<dyn Clock>,
+    ) -> Asking {
         Box::pin(async move {
             let mut answers = match answered {
                 Some(answers) => answers,
@@ -52,9 +65,13 @@ impl Question {
                     Answers { enforced, shadows: Vec::new() }
                 }
             };
-            while let Some(shadow) = self.open(&answers) {
-                let answer = store.clone().take(shadow.clone()).await;
-                answers.shadows.push(complete(shadow, answer));
+            if self.open(&answers).is_some() {
+                let waited = clock.monotonic().saturating_sub(self.enforced.now);
+                let open = &self.shadows[answers.shadows.len()..];
+                let takings = open.iter().map(|one| store.clone().take(one.clone().after(waited)));
+                let decided = all(takings.collect()).await;
+                let decided = open.iter().zip(decided);
+                answers.shadows.extend(decided.map(|(one, answer)| complete(one, answer)));
             }
             (self, answers)
         })
@@ -65,6 +82,23 @@ impl Question {
         let passes = answers.enforced.as_ref().is_ok_and(|decisions| decisions.are_allowed());
         self.shadows.get(answers.shadows.len()).filter(|_| passes)
     }
+}
+
+/// What is answered to all of these, which are asked at the same time.
+async fn all(mut takings: Vec<Taking>) -> Vec<Result<Decisions, StoreError>> {
+    let mut answers: Vec<_> = takings.iter().map(|_| None).collect();
+    poll_fn(|cx| {
+        for (taking, answer) in takings.iter_mut().zip(&mut answers) {
+            if answer.is_none()
+                && let Poll::Ready(ready) = taking.as_mut().poll(cx)
+            {
+                *answer = Some(ready);
+            }
+        }
+        if answers.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    answers.into_iter().flatten().collect()
 }
 
 /// A store that leaves something undecided has not answered.

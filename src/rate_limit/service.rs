@@ -1,4 +1,5 @@
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -51,15 +52,15 @@ where
             }
         };
         let answered = match question.try_ask(&*config.store) {
-            Ok(answers) => {
+            ControlFlow::Break(answers) => {
                 return match config.conclude(limits, &question, answers, &mut request) {
                     Ok(passed) => RateLimitFuture::service(self.inner.call(request), passed),
                     Err(response) => RateLimitFuture::refused(response),
                 };
             }
-            Err(answered) => answered,
+            ControlFlow::Continue(answered) => answered,
         };
-        let asking = question.ask(answered, config.store.clone());
+        let asking = question.ask(answered, config.store.clone(), config.clock.clone());
         let (limits, config) = (limits.clone(), config.clone());
         // The service that is ready waits for the answer; the clone is not.
         let next = self.inner.clone();

@@ -61,6 +61,13 @@ pub(crate) fn status_of(headers: &HeaderMap) -> Option<u16> {
     headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 
+/// Whether the service is to blame for this answer: a status of 500 and more, or a call that ended
+/// with its head in UNKNOWN, DEADLINE_EXCEEDED, INTERNAL, UNAVAILABLE or DATA_LOSS.
+pub(crate) fn has_failed<B>(answer: &Response<B>) -> bool {
+    let is_failure = |code| matches!(code, 2 | 4 | 13..=15);
+    answer.status().is_server_error() || status_of(answer.headers()).is_some_and(is_failure)
+}
+
 /// The `google.rpc.Status` that says how long to wait, where waiting helps.
 pub(super) fn details(rejection: &Rejection) -> Option<Vec<u8>> {
     let seconds = rejection.retry_after_seconds()?;

@@ -60,7 +60,7 @@ pub use self::challenge::{Challenge, InvalidChallenge};
 pub use self::responder::{RequestHead, Responder};
 
 pub(crate) use self::answer::AnswerFuture;
-pub(crate) use self::grpc::status_of as grpc_status;
+pub(crate) use self::grpc::{has_failed, status_of as grpc_status};
 pub(crate) use self::headers::whole_seconds;
 pub(crate) use self::responder::RefusalStyle;
 

@@ -30,7 +30,7 @@ use std::time::Duration;
 use smallvec::{SmallVec, smallvec};
 
 use crate::partition::PartitionKey;
-use crate::quota::{Decisions, INLINE, Quota};
+use crate::quota::{Decider, Decisions, INLINE, Quota};
 use crate::rejection::{Rejection, RejectionKind};
 
 pub use self::fallback::FallbackStore;
@@ -52,7 +52,8 @@ pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRe
 /// same time. The takes of one call, whose keys differ, are decided together: where one is limited,
 /// nothing is taken from any. [`TakeRequest::decide`] is the definition. A store that several nodes
 /// share uses one clock for all of them instead of [`now`](TakeRequest::now), which counts from a
-/// moment of this process.
+/// moment of this process. Where that can go back, the store has to see to it that nobody waits for
+/// it to catch up: what is owed would be owed for longer.
 ///
 /// Where the state is at hand, [`try_take`](Self::try_take) answers without waiting; otherwise it
 /// says `None` and [`take`](Self::take) is awaited.
@@ -101,7 +102,7 @@ pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRe
 ///             let keys = [settlement.key.to_u128()];
 ///             // A correction that the engine cannot take is lost.
 ///             while let Ok((tats, now)) = engine.read(&keys).await {
-///                 let new_tat = settlement.quota.settle(tats[0], now, settlement.units);
+///                 let new_tat = settlement.settle(tats[0], now);
 ///                 if !matches!(engine.swap(&keys, &tats, &[new_tat]).await, Ok(false)) {
 ///                     return;
 ///                 }
@@ -134,7 +135,7 @@ pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRe
 /// let request = TakeRequest::new(caller, once, 1, Duration::ZERO);
 /// assert!(store.take(&request).await?.are_allowed());
 /// assert!(!store.take(&request).await?.are_allowed());
-/// store.settle(&Settlement::new(caller, once, -1, Duration::ZERO));
+/// store.settle(&Settlement::new(caller, once, -1, Duration::ZERO).with_owed(once.interval()));
 /// # tokio::task::yield_now().await;
 /// assert!(store.take(&request).await?.are_allowed());
 /// # Ok(())
@@ -157,11 +158,18 @@ pub trait RateLimitStore: Send + Sync + 'static {
         request: &TakeRequest,
     ) -> impl Future<Output = Result<Decisions, StoreError>> + Send;
 
-    /// Corrects what was taken once the cost is known, as [`Quota::settle`] defines it.
+    /// Corrects what was taken once the cost is known, as [`Settlement::settle`] defines it.
     ///
     /// It may be called from `drop`: it neither waits nor fails. A store that has to wait hands the
     /// settlement on, to something with a bound, and counts what it loses.
     fn settle(&self, settlement: &Settlement);
+
+    /// In which part of the store a key is, of those that can be gone while the others answer, as
+    /// the nodes of a cluster can: a number below 64. Default: there is one.
+    fn part_of(&self, key: &PartitionKey) -> u8 {
+        let _ = key;
+        0
+    }
 }
 
 impl<S: RateLimitStore + ?Sized> RateLimitStore for Arc<S> {
@@ -176,6 +184,10 @@ impl<S: RateLimitStore + ?Sized> RateLimitStore for Arc<S> {
     fn settle(&self, settlement: &Settlement) {
         (**self).settle(settlement);
     }
+
+    fn part_of(&self, key: &PartitionKey) -> u8 {
+        (**self).part_of(key)
+    }
 }
 
 /// What a [`RateLimitStore`] is asked: one take or several, to be decided together.
@@ -185,20 +197,29 @@ pub struct TakeRequest {
     takes: SmallVec<[Take; INLINE]>,
     /// The time on a clock that never goes back.
     pub now: Duration,
+    /// How long the request has waited since, for earlier answers of this store: a store that gives
+    /// up after a time counts from `now`.
+    pub waited: Duration,
 }
 
 impl TakeRequest {
     /// A request for this many units of one quota.
     #[must_use]
     pub fn new(key: PartitionKey, quota: Quota, cost: u32, now: Duration) -> Self {
-        Self { takes: smallvec![Take::new(key, quota, cost)], now }
+        Self { takes: smallvec![Take::new(key, quota, cost)], now, waited: Duration::ZERO }
     }
 
     /// A request for units of several quotas. Their keys must differ: two takes from one key are
     /// one take of both costs.
     #[must_use]
     pub fn together(takes: impl IntoIterator<Item = Take>, now: Duration) -> Self {
-        Self { takes: takes.into_iter().collect(), now }
+        Self { takes: takes.into_iter().collect(), now, waited: Duration::ZERO }
+    }
+
+    /// The same after so long a wait.
+    #[must_use]
+    pub fn after(self, waited: Duration) -> Self {
+        Self { waited, ..self }
     }
 
     /// What is to be taken; the answer has its decisions in this order.
@@ -227,13 +248,41 @@ pub struct Settlement {
     pub units: i64,
     /// The time on a clock that never goes back.
     pub now: Duration,
+    /// How long from now until all is there of what was owed after the units were taken: no more
+    /// than that is given back.
+    pub owed: Duration,
+    by: Decider,
 }
 
 impl Settlement {
-    /// So many more units, or fewer.
+    /// So many more units. Of fewer, nothing is given back before it is said
+    /// [what is owed](Self::with_owed).
     #[must_use]
-    pub const fn new(key: PartitionKey, quota: Quota, units: i64, now: Duration) -> Self {
-        Self { key, quota, units, now }
+    pub fn new(key: PartitionKey, quota: Quota, units: i64, now: Duration) -> Self {
+        Self { key, quota, units, now, owed: Duration::ZERO, by: Decider::default() }
+    }
+
+    /// The same where this is still owed of what was taken.
+    #[must_use]
+    pub fn with_owed(self, owed: Duration) -> Self {
+        Self { owed, ..self }
+    }
+
+    /// The TAT to keep for a key that has this one, at `now` in nanoseconds of whatever clock the
+    /// store has. See [`Quota::settle`].
+    #[must_use]
+    pub fn settle(&self, tat: u64, now: u64) -> u64 {
+        let owed = u64::try_from(self.owed.as_nanos()).unwrap_or(u64::MAX);
+        self.quota.settle(tat, now, self.units, owed)
+    }
+
+    /// The same for the store that has taken the units.
+    pub(crate) fn to(self, by: Decider) -> Self {
+        Self { by, ..self }
+    }
+
+    pub(crate) fn by(&self) -> Decider {
+        self.by
     }
 }
 

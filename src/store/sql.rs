@@ -50,14 +50,15 @@ pub(super) fn checked(record: &TokenRecord) -> Result<&TokenRecord, Error> {
     }
 }
 
-/// Implements `TokenStore` and `migrate` for a store with a `pool` of this database.
+/// Implements `TokenStore` and `migrate` for a store with a `pool` of this database, which can
+/// `begin` a transaction that is going to write.
 ///
 /// The databases understand the same statements; a generic implementation would take a page of
 /// bounds on what they can encode and decode.
 macro_rules! token_store {
-    ($store:ident over $database:ty, begin with $begin:literal
+    ($store:ident over $database:ty, touch what is $free:literal
         $(, migrate after $migrate:literal, replace after $replace:literal,
-            revoke after $revoke:literal, touch after $touch:literal)?) => {
+            revoke after $revoke:literal)?) => {
         impl $store {
             /// Over this pool, which stays the application's.
             #[must_use]
@@ -76,7 +77,7 @@ macro_rules! token_store {
             }
 
             async fn migrate_to_latest(&self) -> Result<(), sqlx::Error> {
-                let mut transaction = self.pool.begin_with($begin).await?;
+                let mut transaction = self.begin().await?;
                 $(sqlx::query($migrate).execute(&mut *transaction).await?;)?
                 let versions = "CREATE TABLE IF NOT EXISTS tower_gate_schema \
                     (room TEXT PRIMARY KEY, version BIGINT NOT NULL)";
@@ -119,7 +120,7 @@ macro_rules! token_store {
             }
 
             async fn replace_one(&self, replacement: &Replacement) -> Result<bool, sqlx::Error> {
-                let mut transaction = self.pool.begin_with($begin).await?;
+                let mut transaction = self.begin().await?;
                 $(sqlx::query($replace).execute(&mut *transaction).await?;)?
                 // Of two that meet here, the second finds the row as the first has left it.
                 let end_old = "UPDATE tower_gate_tokens SET replaced_by = $2, revoked_at = $3, \
@@ -148,7 +149,7 @@ macro_rules! token_store {
                 which: &TokenFilter,
                 at: SystemTime,
             ) -> Result<u64, sqlx::Error> {
-                let mut transaction = self.pool.begin_with($begin).await?;
+                let mut transaction = self.begin().await?;
                 $(sqlx::query($revoke).execute(&mut *transaction).await?;)?
                 let mut statement =
                     sqlx::QueryBuilder::new("UPDATE tower_gate_tokens SET revoked_at = ");
@@ -159,16 +160,21 @@ macro_rules! token_store {
                 Ok(revoked.rows_affected())
             }
 
+            /// One statement, so that nobody waits for its locks longer than it takes.
             async fn touch_some(&self, used: &[(String, SystemTime)]) -> Result<(), sqlx::Error> {
-                let mut transaction = self.pool.begin_with($begin).await?;
-                $(sqlx::query($touch).execute(&mut *transaction).await?;)?
-                for (id, at) in used {
-                    let later = "UPDATE tower_gate_tokens SET last_used = $2 \
-                        WHERE id = $1 AND (last_used IS NULL OR last_used < $2)";
-                    let later = sqlx::query(later).bind(id).bind(sql::to_millis(*at));
-                    later.execute(&mut *transaction).await?;
-                }
-                transaction.commit().await
+                let mut statement = sqlx::QueryBuilder::new("WITH used (id, used_at) AS (");
+                statement.push_values(used, |mut row, (id, at)| {
+                    row.push_bind(id).push_bind(sql::to_millis(*at));
+                });
+                statement.push(concat!(
+                    "), free AS (SELECT id FROM tower_gate_tokens \
+                        WHERE id IN (SELECT id FROM used) ORDER BY id ", $free, ") \
+                    UPDATE tower_gate_tokens SET last_used = used_at FROM used \
+                    WHERE tower_gate_tokens.id = used.id AND used.id IN (SELECT id FROM free) \
+                    AND (last_used IS NULL OR last_used < used_at)",
+                ));
+                // The next batch is another statement: it is of another length.
+                statement.build().persistent(false).execute(&self.pool).await.map(drop)
             }
 
             fn select() -> sqlx::QueryBuilder<$database> {
@@ -317,10 +323,11 @@ macro_rules! token_store {
             }
 
             async fn touch(&self, used: &[(String, SystemTime)]) -> Result<(), StoreError> {
+                let mut touched = Ok(());
                 for some in used.chunks(sql::TOUCHED_AT_ONCE) {
-                    self.touch_some(some).await.map_err(StoreError::new)?;
+                    touched = touched.and(self.touch_some(some).await);
                 }
-                Ok(())
+                touched.map_err(StoreError::new)
             }
         }
     };

@@ -189,7 +189,8 @@ pub trait TokenStore: Send + Sync + 'static {
         most: usize,
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 
-    /// Writes down when tokens were used, in the order of their ids; a later time stays.
+    /// Writes down when tokens were used, in the order of their ids; a later time stays. One that
+    /// somebody else is changing may be left out.
     fn touch(
         &self,
         used: &[(String, SystemTime)],
@@ -354,6 +355,15 @@ impl TokenFilter {
     #[must_use]
     pub fn client(client: &str) -> Self {
         Self::Client(client.to_owned())
+    }
+
+    /// Whether no token can be one of them: none is issued with a NUL in a name, and not every engine
+    /// can be asked about one.
+    pub(crate) fn is_nobodys(&self) -> bool {
+        match self {
+            Self::Client(name) | Self::Id(name) => name.contains('\0'),
+            Self::Subject { issuer, subject } => issuer.contains('\0') || subject.contains('\0'),
+        }
     }
 
     /// Whether a token is one of them.

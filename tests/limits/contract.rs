@@ -206,7 +206,8 @@ async fn what_was_taken_on_top_is_owed(name: &str, store: impl RateLimitStore) {
 
 fn settle(store: &impl RateLimitStore, name: &str, units: i64) {
     let key = PartitionKey::new([name]);
-    store.settle(&Settlement::new(key, HOURLY, units, Duration::ZERO));
+    let settlement = Settlement::new(key, HOURLY, units, Duration::ZERO);
+    store.settle(&settlement.with_owed(Duration::MAX));
 }
 
 /// Corrections reach a server a moment later, and so does what a cluster gives back of a request that

@@ -54,7 +54,9 @@ impl Keys {
     }
 
     fn tat(&mut self, key: usize) -> Option<u64> {
-        redis::cmd("GET").arg(&self.names[key]).query(&mut self.connection).unwrap()
+        let kept = redis::cmd("GET").arg(&self.names[key]).query(&mut self.connection);
+        let kept: Option<String> = kept.unwrap();
+        kept.map(|kept| kept.split_once(' ').unwrap().0.parse().unwrap())
     }
 }
 
@@ -84,7 +86,7 @@ fn random_traces_with_corrections_leave_what_the_definition_leaves() {
                 order.iter().map(|&key| tats[key].saturating_sub(now * 1000) / 1000).collect();
             let passes = if corrects {
                 for &(key, units) in &units {
-                    tats[key] = quotas[key].settle(tats[key], now * 1000, units);
+                    tats[key] = quotas[key].settle(tats[key], now * 1000, units, u64::MAX);
                 }
                 true
             } else {
@@ -131,6 +133,23 @@ fn the_vectors_of_the_specification_hold() {
         let reply = keys.run(0, &[(0, cost)], START + at * MINUTE);
         assert_eq!(reply, (passes, vec![owed * MINUTE]), "RL-41: {cost} at {at}");
     }
+}
+
+/// Nodes of different numbers, as in the middle of a change. The smaller ones forgave what was owed
+/// under the greater, and the burst was there again.
+#[test]
+fn what_is_owed_under_a_greater_quota_is_owed_under_a_smaller_one() {
+    let mut keys = Keys::new("change", vec![minutes(1, 90), minutes(1, 5)]);
+    keys.names[1] = keys.names[0].clone();
+    assert!(keys.run(0, &[(0, 90)], START).0);
+    for (mode, key, units) in [(0, 1, 1), (1, 1, 3), (1, 1, 1), (0, 1, 0), (0, 0, 1)] {
+        let (_, owed) = keys.run(mode, &[(key, units)], START);
+        assert_eq!(owed, [90 * MINUTE], "RL-42: {mode} {key} {units}");
+        assert_eq!(keys.tat(0), Some(START + 90 * MINUTE), "RL-42: {mode} {key} {units}");
+    }
+    assert!(keys.run(0, &[(1, 1)], START + 86 * MINUTE).0, "the wait was the truth");
+    // The clock goes back: what is owed is a burst of the greater at most.
+    assert_eq!(keys.run(0, &[(1, 1)], START - 1000 * MINUTE), (false, vec![90 * MINUTE]), "RL-45");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::servers::redis::Redis;
 use crate::servers::wait_for;
 use crate::{HOURLY, ask, ask_at, connect, in_short, patient, take};
 
+const HOUR: Duration = Duration::from_secs(3600);
 const WIDE: Quota = Quota::per_hour(1).with_burst(100_000);
 
 fn cause(error: &StoreError) -> String {
@@ -188,7 +189,7 @@ async fn corrections_that_find_no_server_are_counted() {
     let store = RedisStore::new(connect(&redis).await);
     let settle = || {
         let key = PartitionKey::new(["caller"]);
-        store.settle(&Settlement::new(key, HOURLY, -1, Duration::ZERO));
+        store.settle(&Settlement::new(key, HOURLY, -1, Duration::ZERO).with_owed(HOUR));
     };
     assert!(ask(&store, [take("caller", HOURLY, 1)]).await.unwrap().are_allowed());
     redis.pause();
@@ -211,7 +212,7 @@ async fn the_task_that_settles_ends_with_the_store() {
     let store = patient(&redis).await;
     assert!(ask(&store, [take("caller", HOURLY, 3)]).await.unwrap().are_allowed());
     let key = PartitionKey::new(["caller"]);
-    store.settle(&Settlement::new(key, HOURLY, -2, Duration::ZERO));
+    store.settle(&Settlement::new(key, HOURLY, -2, Duration::ZERO).with_owed(3 * HOUR));
     let clients = || redis.command(&["CLIENT", "LIST"]).lines().count();
     // The other one is that of the command itself.
     assert_eq!(clients(), 2);

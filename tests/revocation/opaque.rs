@@ -1,6 +1,6 @@
 //! Opaque tokens that one node revokes, and others remember as good.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::Response;
@@ -11,7 +11,7 @@ use tower_gate::store::memory::MemoryTokenStore;
 use tower_gate::verifier::introspection::IntrospectionVerifier;
 use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Pepper, Peppers};
 use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
-use tower_gate::{Principal, Revocation, SystemClock};
+use tower_gate::{Clock, ManualClock, Principal, Revocation, SystemClock};
 
 use crate::node::{ISSUER, Node};
 use crate::stale::{Mood, Moody};
@@ -20,16 +20,27 @@ const SOON: Duration = Duration::from_secs(5);
 
 /// It remembers tokens for longer than the test takes.
 async fn node(store: &MemoryTokenStore, shared: &Moody) -> (OpaqueTokens, Node) {
-    let revocations = Revocations::builder(shared.clone()).start().unwrap();
+    node_at(store, shared, SystemClock, Duration::from_secs(3600)).await
+}
+
+async fn node_at(
+    store: &MemoryTokenStore,
+    shared: &Moody,
+    clock: impl Clock + Clone,
+    max_age: Duration,
+) -> (OpaqueTokens, Node) {
+    let builder = Revocations::builder(shared.clone()).with_clock(clock.clone());
+    let revocations = builder.start().unwrap();
     revocations.ready().await.unwrap();
     let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
     let tokens = OpaqueTokens::builder(ISSUER, store.clone(), peppers)
-        .with_max_age(Duration::from_secs(3600))
+        .with_max_age(max_age)
+        .with_clock(clock.clone())
         .with_revocations(&revocations)
         .build()
         .unwrap();
     let verifier = RevocableVerifier::new(tokens.verifier(), &revocations);
-    (tokens, Node::behind(revocations, verifier, SystemClock))
+    (tokens, Node::behind(revocations, verifier, clock))
 }
 
 #[tokio::test]
@@ -136,4 +147,26 @@ async fn a_client_that_is_not_named_may_be_any_but_for_tokens_that_were_issued_h
     here.revoke(Revocation::client(ISSUER, "web")).await;
     assert!(here.accepts(issued.token.expose()).await, "OPAQUE-70: it is nobody's");
     assert!(!elsewhere.accepts("introspected").await, "OPAQUE-70: it may be anybody's");
+}
+
+#[tokio::test]
+async fn a_token_that_is_disabled_on_one_node_is_refused_on_the_others_and_comes_back() {
+    let (store, shared) = (MemoryTokenStore::new(), Moody::default());
+    let (clock, max_age) = (ManualClock::new(SystemTime::now()), Duration::from_secs(60));
+    let (tokens, _) = node_at(&store, &shared, clock.clone(), max_age).await;
+    let (_, other) = node_at(&store, &shared, clock.clone(), max_age).await;
+    let issued = tokens.issue(NewToken::new("ada")).await.unwrap();
+    let (id, text) = (&issued.record.id, issued.token.expose());
+    assert!(other.accepts(text).await, "and it is remembered");
+    assert!(tokens.disable(id).await.unwrap());
+    other.refuses_within(text, SOON).await;
+    clock.advance(max_age);
+    assert!(!other.accepts(text).await, "OPAQUE-70: it is still disabled");
+    assert!(tokens.enable(id).await.unwrap());
+    clock.advance(Duration::from_secs(6));
+    assert!(other.accepts(text).await, "nothing of it is left");
+    assert!(tokens.expire(id, clock.now()).await.unwrap());
+    other.refuses_within(text, SOON).await;
+    clock.advance(max_age + Duration::from_secs(6));
+    assert_eq!(other.get(text).await.text, "401 token_expired expired", "OPAQUE-70");
 }

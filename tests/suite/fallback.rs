@@ -1,18 +1,23 @@
 //! A store that cannot answer, and the one that stands in for it.
 
+use std::collections::HashSet;
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use http::{Request, StatusCode};
-use tower::{Layer, ServiceBuilder};
+use http::{Request, Response, StatusCode};
+use tower::{Layer, ServiceBuilder, service_fn};
+use tower_gate::rate_limit::{Cost, Policy};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{
-    ClosedStore, FallbackStore, RateLimitStore, Settlement, StoreError, TakeRequest, UnlimitedStore,
+    ClosedStore, FallbackStore, RateLimitStore, Settlement, StoreError, Take, TakeRequest,
+    UnlimitedStore,
 };
 use tower_gate::{
-    AuditLayer, Decisions, ManualClock, Outcome, PartitionKey, PeerAddr, Quota, RateLimitLayer,
+    AuditLayer, Decisions, ManualClock, Outcome, Partition, PartitionKey, PeerAddr, Quota,
+    RateLimitLayer,
 };
 
 use crate::recording::Recording;
@@ -25,6 +30,7 @@ const MINUTE: Quota = Quota::per_minute(1).with_burst(5);
 struct Remote {
     is_gone: Arc<AtomicBool>,
     calls: Arc<AtomicU32>,
+    settled: Arc<AtomicU32>,
     memory: MemoryStore,
 }
 
@@ -48,6 +54,7 @@ impl RateLimitStore for Remote {
     }
 
     fn settle(&self, settlement: &Settlement) {
+        self.settled.fetch_add(1, Ordering::SeqCst);
         self.memory.settle(settlement);
     }
 }
@@ -118,24 +125,130 @@ async fn the_first_answer_ends_an_outage() {
 }
 
 #[tokio::test]
-async fn what_is_settled_goes_to_the_store_that_decides() {
-    let (remote, memory) = (Remote::default(), MemoryStore::new());
-    let store = FallbackStore::new(remote.clone(), memory.clone());
-    let give_back = || {
-        let key = PartitionKey::new(["caller"]);
-        store.settle(&Settlement::new(key, MINUTE, -1, Duration::ZERO));
+async fn what_is_settled_goes_to_the_store_that_has_taken_it() {
+    let (remote, standby) = (Remote::default(), Remote::default());
+    // One in front of another, too.
+    let inner = FallbackStore::new(remote.clone(), standby.clone());
+    let store = FallbackStore::new(inner.clone(), MemoryStore::new());
+    let costs: Arc<Mutex<Vec<Cost>>> = Arc::default();
+    let kept = costs.clone();
+    let handler = service_fn(move |request: Request<TestBody>| {
+        kept.lock().unwrap().push(Cost::of(request.extensions()).unwrap().clone());
+        async { Ok::<_, Infallible>(Response::new(TestBody::default())) }
+    });
+    let service = RateLimitLayer::of(store, [Policy::new("units", MINUTE).with_settled_cost()])
+        .with_partition(Partition::global())
+        .with_clock(ManualClock::default())
+        .layer(handler);
+    let requests = async |count| {
+        for _ in 0..count {
+            assert_eq!(send(&service, anonymous()).await.status, 200);
+        }
     };
-    let left = |decisions: Decisions| decisions[0].usage().remaining;
-    let look = || (request(Duration::ZERO, 0), request(Duration::ZERO, 0));
-    assert_eq!(left(ask(&store, Duration::ZERO).await.unwrap()), 4);
-    give_back();
-    assert_eq!(left(remote.memory.take(&look().0).await.unwrap()), 5);
+    requests(1).await;
     remote.cut(true);
-    for expected in [4, 3, 2] {
-        assert_eq!(left(ask(&store, Duration::ZERO).await.unwrap()), expected);
+    requests(3).await;
+    assert!(inner.is_out());
+    let settled =
+        || (remote.settled.load(Ordering::SeqCst), standby.settled.load(Ordering::SeqCst));
+    for expected in [(1, 0), (1, 1), (1, 2), (1, 3)] {
+        costs.lock().unwrap().remove(0).set(0);
+        assert_eq!(settled(), expected, "the first was the remote store's, which is out now");
     }
-    give_back();
-    assert_eq!(left(memory.take(&look().1).await.unwrap()), 3);
+}
+
+/// Limits on four nodes, which share the keys out, and may be gone one by one.
+#[derive(Clone, Default)]
+struct Nodes {
+    gone: Arc<Mutex<HashSet<u8>>>,
+    errors: Arc<AtomicU32>,
+    memory: MemoryStore,
+}
+
+impl RateLimitStore for Nodes {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
+        let gone = self.gone.lock().unwrap().clone();
+        if request.takes().iter().any(|take| gone.contains(&self.part_of(&take.key))) {
+            self.errors.fetch_add(1, Ordering::SeqCst);
+            return Err(StoreError::new("the node is gone"));
+        }
+        self.memory.take(request).await
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.memory.settle(settlement);
+    }
+
+    fn part_of(&self, key: &PartitionKey) -> u8 {
+        (key.to_u128() % 4) as u8
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_costs_a_few_requests_their_time_and_others_nothing() {
+    let nodes = Nodes::default();
+    let store = FallbackStore::new(nodes.clone(), MemoryStore::new());
+    let key = |n: u32| PartitionKey::new([n.to_string()]);
+    let is_gone = |n: u32| nodes.part_of(&key(n)) == 1;
+    let take = |n: u32| Take::new(key(n), Quota::per_hour(1000), 1);
+    let ask = async |takes: &[Take], now: Duration| {
+        let request = TakeRequest::together(takes.iter().copied(), now);
+        match store.try_take(&request) {
+            Some(answer) => answer.unwrap(),
+            None => store.take(&request).await.unwrap(),
+        }
+    };
+    nodes.gone.lock().unwrap().insert(1);
+    for n in 0..400 {
+        let decisions = ask(&[take(n % 40)], Duration::ZERO).await;
+        assert_eq!(decisions.are_fallback(), is_gone(n % 40), "RL-70: {n}");
+    }
+    assert_eq!(nodes.errors.load(Ordering::SeqCst), 3, "RL-70: three waited for it in vain");
+    assert_eq!((store.is_out(), store.outages()), (true, 1));
+    let (there, gone) =
+        ((0..).find(|&n| !is_gone(n)).unwrap(), (0..).find(|&n| is_gone(n)).unwrap());
+    let both = ask(&[take(there), take(gone)], Duration::ZERO).await;
+    assert!(both.are_fallback(), "a request that takes from both is not made to wait");
+    assert_eq!(nodes.errors.load(Ordering::SeqCst), 3);
+
+    nodes.gone.lock().unwrap().clear();
+    assert!(!ask(&[take(gone)], seconds(0.2)).await.are_fallback(), "it is asked again");
+    assert_eq!((store.is_out(), store.outages()), (false, 1));
+
+    // All of them at once are one outage, which ends as one.
+    nodes.gone.lock().unwrap().extend(0..4);
+    for n in 0..40 {
+        assert!(ask(&[take(n)], seconds(0.2)).await.are_fallback());
+    }
+    assert_eq!(nodes.errors.load(Ordering::SeqCst), 6, "RL-70: not three for each node");
+    nodes.gone.lock().unwrap().clear();
+    for n in 0..40 {
+        assert!(!ask(&[take(n)], seconds(0.5)).await.are_fallback(), "{n}");
+    }
+    assert_eq!((store.is_out(), store.outages()), (false, 2));
+}
+
+/// The pause began when the request came, and was over before the store had failed.
+#[tokio::test]
+async fn a_pause_begins_when_the_store_has_failed() {
+    struct Late(Arc<AtomicU32>);
+    const LATE: Duration = Duration::from_millis(200);
+    impl RateLimitStore for Late {
+        async fn take(&self, _: &TakeRequest) -> Result<Decisions, StoreError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(LATE).await;
+            Err(StoreError::new("at last"))
+        }
+        fn settle(&self, _: &Settlement) {}
+    }
+    let calls = Arc::new(AtomicU32::new(0));
+    let store = FallbackStore::new(Late(calls.clone()), MemoryStore::new());
+    for _ in 0..3 {
+        assert!(ask(&store, Duration::ZERO).await.unwrap().are_fallback());
+    }
+    assert!(store.is_out());
+    assert!(ask(&store, LATE).await.unwrap().are_fallback());
+    assert_eq!(calls.load(Ordering::SeqCst), 3, "RL-70: nobody has asked so soon");
 }
 
 #[tokio::test]

@@ -694,21 +694,18 @@ impl Clock for Erratic {
     }
 }
 
+/// Which no clock may. Nobody gets a unit by it, and everybody is told the truth.
 #[tokio::test]
-async fn a_clock_that_goes_back_locks_nobody_out_for_longer_than_a_full_burst() {
+async fn a_clock_that_goes_back_gives_nothing_back() {
     let seconds = Arc::new(AtomicU64::new(10_000));
     let limit = RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(10));
     let service = behind_authenticate(&limit.with_clock(Erratic(seconds.clone())));
     assert!(passed(&send(&service, with_token("user")).await));
-    // An hour back, where the burst counts as spent; each second brings a unit, as ever.
-    seconds.store(6_400, Ordering::SeqCst);
+    seconds.store(9_000, Ordering::SeqCst);
     let answer = send(&service, with_token("user")).await;
-    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, "1"), "RL-45");
-    for second in 6_401..6_405 {
-        seconds.store(second, Ordering::SeqCst);
-        assert!(passed(&send(&service, with_token("user")).await), "RL-45: at {second}");
-        assert!(!passed(&send(&service, with_token("user")).await), "RL-45: at {second}");
-    }
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, "992"), "RL-45");
+    seconds.store(9_992, Ordering::SeqCst);
+    assert!(passed(&send(&service, with_token("user")).await), "RL-45");
 }
 
 /// How many of so many tasks at one moment are let in.

@@ -7,16 +7,18 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::{Request, Response, StatusCode};
+use tokio::sync::{Barrier, Notify};
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::rate_limit::{Cost, HeaderStyle, LiveQuota, Policy, Reset};
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
+use tower_gate::store::{ClosedStore, RateLimitStore, Settlement, StoreError, TakeRequest};
 use tower_gate::{
     AuditLayer, AuthenticateLayer, Decisions, FixedVerifier, ManualClock, Partition,
     PartitionValue, PeerAddr, Principal, Quota, RateLimitLayer, Rejection, Requirement,
 };
 
+use crate::recording::Recording;
 use crate::support::{Answer, Probe, TestBody, Trail, anonymous, as_grpc_call, send, with_token};
 
 /// The tenant of a principal, and a quota of its own.
@@ -526,17 +528,40 @@ async fn a_failure_gives_back_what_it_took_where_that_is_asked_for() {
             Policy::new("refunded", Quota::per_minute(10)).with_failures_refunded(),
         ]
     };
-    for (status, left) in [(200, 8), (404, 8), (429, 8), (500, 9), (503, 9)] {
+    // A status, that of a call that ends with its head, and the units left.
+    for (status, call, left) in [
+        (200, "", 8),
+        (404, "", 8),
+        (429, "", 8),
+        (500, "", 9),
+        (503, "", 9),
+        (200, "0", 8),
+        (200, "1", 8),
+        (200, "2", 9),
+        (200, "3", 8),
+        (200, "4", 9),
+        (200, "5", 8),
+        (200, "8", 8),
+        (200, "12", 8),
+        (200, "13", 9),
+        (200, "14", 9),
+        (200, "15", 9),
+        (200, "16", 8),
+        (200, "what?", 8),
+    ] {
         let handler = service_fn(move |_: Request<TestBody>| async move {
             let mut response = Response::new(TestBody::default());
             *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            if !call.is_empty() {
+                response.headers_mut().insert("grpc-status", call.parse().unwrap());
+            }
             Ok::<_, Infallible>(response)
         });
         let api = before(&layer(&ManualClock::default(), policies()), handler);
         send(&api, with_token("ada")).await;
         let answer = send(&api, with_token("ada")).await;
         let expected = format!("\"kept\";r=8;t=6, \"refunded\";r={left};t=6");
-        assert_eq!(answer.header("ratelimit"), expected, "{status}");
+        assert_eq!(answer.header("ratelimit"), expected, "{status} {call}");
     }
 
     let broken = service_fn(|_: Request<TestBody>| async {
@@ -548,6 +573,121 @@ async fn a_failure_gives_back_what_it_took_where_that_is_asked_for() {
     let answer = send(&api(&limit), with_token("ada")).await;
     let expected = "\"kept\";r=8;t=6, \"refunded\";r=9;t=6";
     assert_eq!(answer.header("ratelimit"), expected, "an error is a failure");
+}
+
+/// Whoever had a request fail late had its units by then, and got them once more.
+#[tokio::test]
+async fn a_failure_gives_back_nothing_that_time_has_given_back() {
+    for (runs_for, before_it_fails, after) in [(0, 9, 1), (6, 10, 0), (3600, 10, 0)] {
+        let (clock, fails) = (ManualClock::default(), Arc::new(Notify::new()));
+        let policy = Policy::new("units", Quota::per_minute(10)).with_failures_refunded();
+        let handler = fails.clone();
+        let handler = service_fn(move |request: Request<TestBody>| {
+            let fails = handler.clone();
+            async move {
+                let mut response = Response::new(TestBody::default());
+                if request.headers().contains_key("fails") {
+                    fails.notified().await;
+                    *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let api = before(&layer(&clock, [policy]), handler);
+        let mut request = with_token("ada");
+        request.headers_mut().insert("fails", "late".parse().unwrap());
+        let failing = tokio::spawn(api.clone().oneshot(request));
+        tokio::task::yield_now().await;
+        clock.advance(Duration::from_secs(runs_for));
+        assert_eq!(passes(&api, &with_token("ada")).await, before_it_fails, "{runs_for}");
+        fails.notify_one();
+        assert_eq!(failing.await.unwrap().unwrap().status(), 500);
+        assert_eq!(passes(&api, &with_token("ada")).await, after, "RL-42: {runs_for}");
+    }
+}
+
+/// What costs nothing passes as soon as the debt is paid, before there is a unit.
+#[tokio::test]
+async fn nobody_is_told_to_come_before_there_is_more() {
+    let policy = priced("units", Quota::per_minute(10)).with_settled_cost();
+    let handler = service_fn(|request: Request<TestBody>| async move {
+        Cost::of(request.extensions()).unwrap().set(12);
+        Ok::<_, Infallible>(Response::new(TestBody::default()))
+    });
+    let api = before(&layer(&ManualClock::default(), [policy]), handler);
+    send(&api, costing("ada", 1)).await;
+    let answer = send(&api, costing("ada", 0)).await;
+    assert_eq!(
+        shown(&answer)[0..2].join(" "),
+        "ratelimit-policy: \"units\";q=10;w=60 ratelimit: \"units\";r=0;t=18"
+    );
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, "18"), "RL-5");
+}
+
+#[tokio::test]
+async fn an_operator_is_told_once_in_a_while_and_not_for_every_request() {
+    let recording = Recording::start();
+    let clock = ManualClock::default();
+    let closed = RateLimitLayer::of(ClosedStore, [Policy::new("x", Quota::per_minute(5))]);
+    let closed = api(&closed.with_clock(clock.clone()));
+    let dear = api(&layer(&clock, [priced("dear", Quota::per_minute(5))]));
+    for _ in 0..3 {
+        for _ in 0..50 {
+            assert_eq!(send(&closed, with_token("ada")).await.status, 503);
+            assert_eq!(send(&dear, costing("ada", 6)).await.status, 429);
+        }
+        clock.advance(Duration::from_secs(10));
+    }
+    let events = recording.events("tower_gate::trace");
+    let count =
+        |name: &str, value: &str| events.iter().filter(|event| event.field(name) == value).count();
+    assert_eq!((count("cause", "it is closed"), count("policy", "dear")), (3, 3), "RL-22");
+}
+
+/// Memory that answers about a policy in shadow only when all of them are asked, and takes time.
+struct Together {
+    memory: MemoryStore,
+    clock: ManualClock,
+    shadows: Barrier,
+    waited: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl RateLimitStore for Together {
+    async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
+        self.waited.lock().unwrap().push(request.waited);
+        if request.takes().len() == 1 {
+            self.shadows.wait().await;
+        }
+        self.clock.advance(Duration::from_millis(30));
+        self.memory.take(request).await
+    }
+
+    fn settle(&self, settlement: &Settlement) {
+        self.memory.settle(settlement);
+    }
+}
+
+/// Each waited for the one before it, and for as long as a store may take to answer.
+#[tokio::test]
+async fn policies_in_shadow_are_asked_at_the_same_time_and_within_the_time_of_one_question() {
+    let waited = Arc::default();
+    let clock = ManualClock::default();
+    let (memory, shadows) = (MemoryStore::new(), Barrier::new(3));
+    let store = Together { memory, clock: clock.clone(), shadows, waited: Arc::clone(&waited) };
+    let shadow = |name| Policy::new(name, Quota::per_minute(2)).in_shadow();
+    let policies = [
+        Policy::new("minute", Quota::per_minute(5)),
+        Policy::new("hour", Quota::per_hour(50)),
+        shadow("a"),
+        shadow("b"),
+        shadow("c"),
+    ];
+    let api = api(&RateLimitLayer::of(store, policies).with_clock(clock));
+    let answer = send(&api, with_token("ada"));
+    let answer = tokio::time::timeout(Duration::from_secs(20), answer).await;
+    assert_eq!(answer.expect("none waits for another").status, 200);
+    let millis: Vec<_> = waited.lock().unwrap().iter().map(Duration::as_millis).collect();
+    assert_eq!(millis, [0, 30, 30, 30]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use tower_gate::store::memory::MemoryTokenStore;
 use tower_gate::store::{
     Replacement, StoreError, TokenDigest, TokenFilter, TokenQuery, TokenRecord, TokenStore,
 };
-use tower_gate::verifier::opaque::{OpaqueTokens, Peppers};
+use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Peppers};
 use tower_gate::verifier::{CachedVerifier, RoutedVerifier, VerifyErrorKind, VerifyRequest};
 use tower_gate::{BearerToken, FixedVerifier};
 
@@ -55,6 +55,49 @@ async fn a_hundred_thousand_pieces_of_garbage_never_reach_the_store() {
     assert_eq!(scene.tokens.verifier().tokens().len(), 1, "attack 24: the good one is remembered");
     assert_eq!(scene.status(good).await, 200);
     assert_eq!(store.finds(), 1, "attack 24");
+}
+
+/// A text with the checksum that belongs to what stands before its last six letters.
+fn with_checksum(text: &str) -> String {
+    const BASE62: &[u8] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let checked = &text[..text.len() - 6];
+    let mut crc = !0_u32;
+    for byte in checked.bytes() {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { 0xEDB8_8320 ^ (crc >> 1) } else { crc >> 1 };
+        }
+    }
+    let mut rest = !crc as usize;
+    let mut digits = [0; 6];
+    for digit in digits.iter_mut().rev() {
+        *digit = BASE62[rest % 62];
+        rest /= 62;
+    }
+    format!("{checked}{}", str::from_utf8(&digits).unwrap())
+}
+
+#[tokio::test]
+async fn a_guess_that_is_nearly_right_takes_the_path_of_one_that_is_not() {
+    let store = Watched::new();
+    let scene = Scene::with(store.clone(), |builder| builder.with_max_age(Duration::ZERO));
+    let issued = scene.issue("user-1").await;
+    let good = issued.token.expose();
+    assert_eq!(with_checksum(good), good);
+    let expected = seen(&scene.ask(&stranger().await).await);
+    let end = good.len() - 6;
+    let mut finds = store.finds();
+    // The first letter, one in the middle, and the last one that is random.
+    for place in [10, 30, end - 1] {
+        let other = if &good[place..=place] == "a" { "b" } else { "a" };
+        let guess = with_checksum(&format!("{}{other}{}", &good[..place], &good[place + 1..]));
+        assert_eq!(seen(&scene.ask(&guess).await), expected, "attack 37: {place}");
+        assert_eq!(scene.trail.events().pop().unwrap().reason, Some("unknown_token"));
+        finds += 1;
+        assert_eq!(store.finds(), finds, "attack 37: one question, as for any other");
+    }
+    assert_eq!(scene.status(good).await, 200);
+    assert_eq!(store.finds(), finds + 1, "attack 37");
 }
 
 /// The checksum is no secret, so that anybody can make texts that look like tokens.
@@ -113,6 +156,38 @@ async fn nobody_can_tell_an_unknown_token_from_a_broken_one() {
         assert_eq!(scene.trail.events().pop().unwrap().reason, Some("malformed_token"));
     }
     assert_eq!(store.finds(), 1, "OPAQUE-3");
+}
+
+#[tokio::test]
+async fn an_unknown_token_that_is_repeated_costs_one_question() {
+    let store = Watched::new();
+    let scene = Scene::new(store.clone());
+    let unknown = stranger().await;
+    let refused = (401, "invalid_token".to_owned(), "unknown_token".to_owned());
+    for (millis, finds) in [(0, 1), (1, 1), (999, 1), (1000, 2), (1001, 2)] {
+        scene.clock.set_now(at(0) + Duration::from_millis(millis));
+        assert_eq!(scene.outcome(&unknown).await, refused, "attack 24: at {millis} ms");
+        assert_eq!(store.finds(), finds, "attack 24: at {millis} ms");
+    }
+    // An outage is no answer, and what was unknown before is asked about again.
+    scene.clock.set_now(at(2));
+    store.set_broken(true);
+    assert_eq!(scene.status(&unknown).await, 503);
+    store.set_broken(false);
+    assert_eq!(scene.outcome(&unknown).await, refused);
+}
+
+#[tokio::test]
+async fn a_pepper_that_is_added_finds_its_tokens_at_once() {
+    let store = MemoryTokenStore::new();
+    let scene = Scene::new(store.clone());
+    let peppers = Peppers::new(pepper(2));
+    let elsewhere = OpaqueTokens::builder(ISSUER, store, peppers).with_prefix("acme_live");
+    let elsewhere = elsewhere.with_clock(scene.clock.clone()).build().unwrap();
+    let issued = elsewhere.issue(NewToken::new("user-1")).await.unwrap();
+    assert_eq!(scene.status(issued.token.expose()).await, 401);
+    scene.tokens.peppers().accept(pepper(2)).unwrap();
+    assert_eq!(scene.status(issued.token.expose()).await, 200, "OPAQUE-10");
 }
 
 /// Answers with the one record that it has, whatever it is asked for.
@@ -180,7 +255,7 @@ async fn tokens_of_two_prefixes_share_a_table_and_nothing_else() {
         let builder = OpaqueTokens::builder(ISSUER, store.clone(), Peppers::new(pepper(1)));
         builder.with_prefix(prefix).build().unwrap()
     });
-    let new = || tower_gate::verifier::opaque::NewToken::new("user-1");
+    let new = || NewToken::new("user-1");
     let (of_live, of_test) = (live.issue(new()).await.unwrap(), test.issue(new()).await.unwrap());
     let kind = async |tokens: &OpaqueTokens, token: &str| {
         let request = VerifyRequest::new(

@@ -8,6 +8,7 @@ mod leaks;
 mod life;
 mod outage;
 mod peppers;
+mod races;
 #[path = "../suite/recording.rs"]
 #[expect(dead_code, reason = "the suite looks at spans and events too")]
 mod recording;

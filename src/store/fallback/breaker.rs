@@ -67,6 +67,12 @@ impl Breaker {
         if call == Call::Usual {
             return false;
         }
+        self.close()
+    }
+
+    /// Says whether it was open.
+    pub(super) fn close(&self) -> bool {
+        self.failures_in_a_row.store(0, Ordering::Relaxed);
         self.probes.store(0, Ordering::Relaxed);
         self.opens_at.swap(0, Ordering::AcqRel) > 0
     }
@@ -75,7 +81,10 @@ impl Breaker {
     pub(super) fn failed(&self, call: Call, now: Duration) -> bool {
         if call == Call::Probe {
             self.probes.fetch_add(1, Ordering::Relaxed);
-            self.opens_at.store(self.next_probe(now), Ordering::Release);
+            let next = self.next_probe(now);
+            // Another one may have closed it in the meantime, or have been put off for longer.
+            let put_off = |opens_at| (opens_at > 0 && opens_at < next).then_some(next);
+            let _ = self.opens_at.fetch_update(Ordering::AcqRel, Ordering::Relaxed, put_off);
             return false;
         }
         if self.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1 < FAILURES {

@@ -1,11 +1,14 @@
 mod breaker;
+mod parts;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
+use crate::partition::PartitionKey;
 use crate::quota::Decisions;
-use crate::store::fallback::breaker::{Breaker, Call};
+use crate::store::fallback::parts::{Asked, Asking, Parts};
 use crate::store::{
     ClosedStore, RateLimitStore, Settlement, StoreError, TakeRequest, UnlimitedStore,
 };
@@ -43,6 +46,11 @@ use crate::trace;
 /// its time, but for one at a time that asks whether it is back: within a tenth of a second of the
 /// last, and then in pauses that double up to two seconds. The first answer ends the outage.
 ///
+/// A node of a cluster that is gone while others answer is left alone by itself: each of the
+/// [parts](RateLimitStore::part_of) that it has costs three requests their time, and the callers of
+/// other nodes nothing. Of a `RedisStore` these are 64 ranges of slots, so that one master of three
+/// costs about 60 requests of a node of the API their time until a replica stands in for it.
+///
 /// The store must give up by itself, as `RedisStore` does. Both
 /// changes of state are logged, and audit events say which decisions were not the first store's:
 /// [`AuditEvent::fallback`](crate::AuditEvent::fallback).
@@ -53,7 +61,7 @@ pub struct FallbackStore<S, F> {
 struct Shared<S, F> {
     first: S,
     second: F,
-    breaker: Breaker,
+    parts: Parts,
     errors: AtomicU64,
     fallbacks: AtomicU64,
     outages: AtomicU64,
@@ -63,9 +71,9 @@ impl<S, F> FallbackStore<S, F> {
     /// Asks the second store where the first cannot answer.
     #[must_use]
     pub fn new(first: S, second: F) -> Self {
-        let breaker = Breaker::default();
+        let parts = Parts::new();
         let (errors, fallbacks, outages) = Default::default();
-        Self { shared: Arc::new(Shared { first, second, breaker, errors, fallbacks, outages }) }
+        Self { shared: Arc::new(Shared { first, second, parts, errors, fallbacks, outages }) }
     }
 
     /// How many requests the first store has failed.
@@ -80,16 +88,16 @@ impl<S, F> FallbackStore<S, F> {
         self.shared.fallbacks.load(Ordering::Relaxed)
     }
 
-    /// How often the first store was left alone.
+    /// How often the first store was left alone, or parts of it at the same time.
     #[must_use]
     pub fn outages(&self) -> u64 {
         self.shared.outages.load(Ordering::Relaxed)
     }
 
-    /// Whether the first store is left alone now.
+    /// Whether the first store is left alone now, or a part of it.
     #[must_use]
     pub fn is_out(&self) -> bool {
-        self.shared.breaker.is_open()
+        self.shared.parts.is_any_open()
     }
 }
 
@@ -111,22 +119,20 @@ impl<S> FallbackStore<S, ClosedStore> {
 
 impl<S: RateLimitStore, F: RateLimitStore> Shared<S, F> {
     /// What the first store says, or nothing where the second is to be asked.
-    fn judge(
-        &self,
-        answer: Result<Decisions, StoreError>,
-        call: Call,
-        request: &TakeRequest,
-    ) -> Option<Decisions> {
-        match answer {
+    async fn ask_first(&self, request: &TakeRequest, asking: &Asking) -> Option<Decisions> {
+        let started = Instant::now();
+        match self.first.take(request).await {
             Ok(decisions) => {
-                if self.breaker.succeeded(call) {
+                if self.parts.succeeded(asking) {
                     trace::store_is_back(self.fallbacks.load(Ordering::Relaxed));
                 }
-                Some(decisions)
+                Some(decisions.of_store(false))
             }
             Err(error) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
-                if self.breaker.failed(call, request.now) {
+                // A pause begins when it is known that one is needed.
+                let now = request.now + request.waited + started.elapsed();
+                if self.parts.failed(asking, now, !request.waited.is_zero()) {
                     self.outages.fetch_add(1, Ordering::Relaxed);
                     trace::store_is_out(&error);
                 }
@@ -135,32 +141,44 @@ impl<S: RateLimitStore, F: RateLimitStore> Shared<S, F> {
         }
     }
 
+    fn asked(&self, request: &TakeRequest) -> Asked {
+        let mut asked: Asked =
+            request.takes().iter().map(|take| self.first.part_of(&take.key)).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked
+    }
+
     fn fell_back(&self, answer: Result<Decisions, StoreError>) -> Result<Decisions, StoreError> {
         self.fallbacks.fetch_add(1, Ordering::Relaxed);
-        answer.map(Decisions::by_fallback)
+        answer.map(|decisions| decisions.of_store(true))
     }
 }
 
 impl<S: RateLimitStore, F: RateLimitStore> RateLimitStore for FallbackStore<S, F> {
     fn try_take(&self, request: &TakeRequest) -> Option<Result<Decisions, StoreError>> {
         let shared = &*self.shared;
-        if !shared.breaker.is_open() {
-            // Errors are counted where there is something to wait for.
-            return shared.first.try_take(request).filter(Result::is_ok);
+        if shared.parts.is_any_open() {
+            let asked = shared.asked(request);
+            if shared.parts.are_open(&asked) {
+                if shared.parts.would_admit(&asked, request.now + request.waited) {
+                    return None;
+                }
+                return shared.second.try_take(request).map(|answer| shared.fell_back(answer));
+            }
         }
-        if shared.breaker.would_admit(request.now) {
-            return None;
-        }
-        shared.second.try_take(request).map(|answer| shared.fell_back(answer))
+        // Errors are counted where there is something to wait for.
+        let answer = shared.first.try_take(request)?.ok()?;
+        Some(Ok(answer.of_store(false)))
     }
 
     async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
         let shared = &*self.shared;
-        if let Some(call) = shared.breaker.admit(request.now) {
-            let answer = shared.first.take(request).await;
-            if let Some(decisions) = shared.judge(answer, call, request) {
-                return Ok(decisions);
-            }
+        if let Some(asking) =
+            shared.parts.admit(&shared.asked(request), request.now + request.waited)
+            && let Some(decisions) = shared.ask_first(request, &asking).await
+        {
+            return Ok(decisions);
         }
         let answer = match shared.second.try_take(request) {
             Some(answer) => answer,
@@ -169,14 +187,18 @@ impl<S: RateLimitStore, F: RateLimitStore> RateLimitStore for FallbackStore<S, F
         shared.fell_back(answer)
     }
 
-    /// Goes to the store that decides now, which in the moment of a change is not always the one
-    /// that has decided.
+    /// Goes to the store that has taken the units, whichever decides now.
     fn settle(&self, settlement: &Settlement) {
-        if self.shared.breaker.is_open() {
-            self.shared.second.settle(settlement);
+        let (is_second, within) = settlement.by().split();
+        if is_second {
+            self.shared.second.settle(&settlement.to(within));
         } else {
-            self.shared.first.settle(settlement);
+            self.shared.first.settle(&settlement.to(within));
         }
+    }
+
+    fn part_of(&self, key: &PartitionKey) -> u8 {
+        self.shared.first.part_of(key)
     }
 }
 

@@ -145,9 +145,9 @@ impl Shards {
         let (key, now) = (settlement.key, nanos(settlement.now));
         let mut tats = self.shards[place(key)].lock();
         match tats.0.get_mut(&key) {
-            Some(tat) => *tat = settlement.quota.settle(*tat, now, settlement.units),
+            Some(tat) => *tat = settlement.settle(*tat, now),
             None => {
-                let tat = settlement.quota.settle(0, now, settlement.units);
+                let tat = settlement.settle(0, now);
                 self.insert(&mut tats, key, tat, now);
             }
         }

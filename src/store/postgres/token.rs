@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use sqlx::{PgPool, Postgres, Row};
+use sqlx::{Error, PgPool, Postgres, Row, Transaction};
 
 use crate::scope::ScopeSet;
 use crate::store::{
@@ -44,21 +44,29 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);",
 ];
 
+impl PostgresTokenStore {
+    /// sqlx does not end a transaction whose beginning nobody waits for any more: whatever came over
+    /// its connection next would be part of it, and be lost. So somebody always waits.
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
+        let pool = self.pool.clone();
+        let begun = tokio::spawn(async move { pool.begin().await });
+        begun.await.map_err(|_| Error::WorkerCrashed)?
+    }
+}
+
 // Locks of this crate's last until the transaction ends. Two that make one table at once would meet in
 // the catalogue, so that one of them failed. A revocation that does not see the successor that another
 // transaction is about to make would miss it: it waits for those that replace tokens, any number of
-// which may do so at once. Whoever revokes many tokens locks them in any order: a batch of uses gives up
-// long before the server would have to end one of the two. A client that hangs holds nobody up for long.
+// which may do so at once. A use is not worth waiting for a token that somebody else changes. A client
+// that hangs holds nobody up for long.
 sql::token_store!(
     PostgresTokenStore over Postgres,
-    begin with "BEGIN",
+    touch what is "FOR UPDATE SKIP LOCKED",
     migrate after "SELECT pg_advisory_xact_lock(8390891587459869793)",
     replace after "SELECT set_config('lock_timeout', '2s', true), \
         set_config('idle_in_transaction_session_timeout', '2s', true), \
         pg_advisory_xact_lock_shared(8390891587459869794)",
     revoke after "SELECT set_config('lock_timeout', '5s', true), \
         set_config('idle_in_transaction_session_timeout', '2s', true), \
-        pg_advisory_xact_lock(8390891587459869794)",
-    touch after "SELECT set_config('lock_timeout', '100ms', true), \
-        set_config('idle_in_transaction_session_timeout', '2s', true)"
+        pg_advisory_xact_lock(8390891587459869794)"
 );

@@ -1,12 +1,13 @@
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::aio::ConnectionLike;
 use smallvec::SmallVec;
 
+use crate::partition::PartitionKey;
 use crate::quota::{Decisions, INLINE, Quota, Take};
 use crate::store::redis::known::Known;
-use crate::store::redis::script::{Change, Engine, Mode, Owed};
+use crate::store::redis::script::{Change, Engine, Mode, Owed, slot_range};
 use crate::store::redis::settling::Settling;
 use crate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 
@@ -82,7 +83,8 @@ impl<C> RedisStore<C> {
         Self { engine: Engine::new(connection), known: Known::new(), settling: Settling::default() }
     }
 
-    /// How long the server may take to answer; a request waits no longer. Default: 100 ms.
+    /// How long the server may take to answer; a request waits no longer, however many nodes of a
+    /// cluster it asks and whatever policies it has in shadow. Default: 100 ms.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.engine.timeout = timeout;
@@ -114,8 +116,10 @@ where
             takes.map(|take| Change::new(take.key, &take.quota, take.cost.into())).collect();
         let mut owed = Owed::from_elem(0, changes.len());
         let mut asked = SmallVec::<[bool; INLINE]>::from_elem(false, changes.len());
+        // All nodes together answer in time, or it is as if the last had not.
+        let patience = self.engine.timeout.saturating_sub(request.waited);
         // What several nodes have taken, one after the other.
-        let mut taken = Taken { store: self, changes: Changes::new() };
+        let mut taken = Taken { store: self, asked: Instant::now(), changes: SmallVec::new() };
         let mut passes = true;
         while let Some(first) = asked.iter().position(|&asked| !asked) {
             let is_next = |at: &usize| self.engine.are_together(&changes[first], &changes[*at]);
@@ -124,16 +128,19 @@ where
             let group = places.iter().map(|&at| changes[at]);
             let group: Changes =
                 if passes { group.collect() } else { group.map(Change::look).collect() };
-            let reply = self.engine.run(Mode::Decide, &group).await.map_err(StoreError::new)?;
+            let left = patience.saturating_sub(taken.asked.elapsed());
+            let reply = self.engine.run(Mode::Decide, &group, left).await;
+            let reply = reply.map_err(StoreError::new)?;
             let Some((pass, owes)) = reply else {
                 // They lie on several nodes, and are asked about again.
                 continue;
             };
+            if pass && passes {
+                let owed_after = group.iter().zip(&owes).map(|(one, &owed)| one.owed_after(owed));
+                taken.changes.extend(group.iter().copied().zip(owed_after));
+            }
             for (&at, owes) in places.iter().zip(owes) {
                 (owed[at], asked[at]) = (owes, true);
-            }
-            if pass && passes {
-                taken.changes.extend(group);
             }
             passes &= pass;
         }
@@ -166,10 +173,15 @@ where
         Ok(decisions)
     }
 
+    fn part_of(&self, key: &PartitionKey) -> u8 {
+        slot_range(key)
+    }
+
     fn settle(&self, settlement: &Settlement) {
         if let Ok(quota) = quota_in_micros(settlement.quota) {
             self.known.forget(&settlement.key);
-            self.settling.push(Change::new(settlement.key, &quota, settlement.units));
+            let change = Change::new(settlement.key, &quota, settlement.units);
+            self.settling.push(change, settlement.owed);
         }
     }
 }
@@ -188,13 +200,16 @@ impl<C> fmt::Debug for RedisStore<C> {
 /// nobody waits for the answer any more.
 struct Taken<'a, C> {
     store: &'a RedisStore<C>,
-    changes: Changes,
+    asked: Instant,
+    /// Each with what its key has owed since.
+    changes: SmallVec<[(Change, Duration); INLINE]>,
 }
 
 impl<C> Drop for Taken<'_, C> {
     fn drop(&mut self) {
-        for change in self.changes.drain(..) {
-            self.store.settling.push(change.back());
+        let elapsed = self.asked.elapsed();
+        for (change, owed) in self.changes.drain(..) {
+            self.store.settling.push(change.back(), owed.saturating_sub(elapsed));
         }
     }
 }
@@ -203,7 +218,7 @@ fn in_micros(request: &TakeRequest) -> Result<TakeRequest, StoreError> {
     let takes = request.takes().iter();
     let takes = takes.map(|take| Ok(Take { quota: quota_in_micros(take.quota)?, ..*take }));
     let takes: SmallVec<[Take; INLINE]> = takes.collect::<Result<_, StoreError>>()?;
-    Ok(TakeRequest::together(takes, request.now))
+    Ok(TakeRequest::together(takes, request.now).after(request.waited))
 }
 
 /// The quota as the script counts it, whose rounding never grants more.

@@ -64,8 +64,9 @@ impl<C: ConnectionLike + Clone> Engine<C> {
         &self,
         mode: Mode,
         changes: &[Change],
+        left: Duration,
     ) -> RedisResult<Option<(bool, Owed)>> {
-        let reply = tokio::time::timeout(self.timeout, self.ask(mode, changes));
+        let reply = tokio::time::timeout(left, self.ask(mode, changes));
         let reply = match reply.await {
             Ok(Ok(reply)) => reply,
             Ok(Err(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::CrossSlot) => {
@@ -133,6 +134,16 @@ impl Change {
         Self { units: -self.units, ..self }
     }
 
+    /// What is owed after a take, if this is the take and so much was owed before.
+    pub(super) fn owed_after(&self, before: u64) -> Duration {
+        Duration::from_nanos(before) + Duration::from_micros(self.units.unsigned_abs())
+    }
+
+    /// This, but no more given back than is owed.
+    pub(super) fn within(self, owed: Duration) -> Self {
+        Self { units: self.units.max(-micros(owed)), ..self }
+    }
+
     /// A cluster shares keys out by what stands between the braces (RL-65).
     fn name(&self, prefix: &str) -> String {
         format!("{prefix}:1:{{{:04x}}}:{:032x}", self.home(), self.key.to_u128())
@@ -140,12 +151,47 @@ impl Change {
 
     /// Keys of one home lie on one node of a cluster: all those of a caller.
     fn home(&self) -> u16 {
-        let [.., high, low] = self.key.to_u128().to_be_bytes();
-        u16::from_be_bytes([high, low])
+        home(&self.key)
     }
+}
+
+fn home(key: &PartitionKey) -> u16 {
+    let [.., high, low] = key.to_u128().to_be_bytes();
+    u16::from_be_bytes([high, low])
+}
+
+/// Which of 64 ranges of a cluster's 16384 slots a key lies in. A node has whole ranges, unless its
+/// slots were moved there one by one.
+pub(super) fn slot_range(key: &PartitionKey) -> u8 {
+    let slot = crc16(format!("{:04x}", home(key)).as_bytes()) % 16_384;
+    u8::try_from(slot / 256).unwrap_or_default()
+}
+
+/// CRC16 as a cluster counts it: XMODEM.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, &byte| {
+        (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 }
+        })
+    })
 }
 
 /// At most a hundred years, or the answer is that many and more.
 fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_lie_in_the_range_of_slots_where_a_cluster_looks_for_them() {
+        assert_eq!(crc16(b"123456789"), 0x31c3, "RL-65: the vector of the cluster specification");
+        let mut keys = [0; 64];
+        for name in 0..6400u32 {
+            keys[usize::from(slot_range(&PartitionKey::new([name.to_string()])))] += 1;
+        }
+        assert!(keys.iter().all(|&keys| keys > 40), "{keys:?}");
+    }
 }

@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use redis::aio::ConnectionLike;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -17,8 +18,16 @@ pub(super) struct Settling(Arc<Queue>);
 #[derive(Default)]
 struct Queue {
     /// Made where a runtime is known to be: the first time that somebody waits for the server.
-    sender: OnceLock<Sender<Change>>,
+    sender: OnceLock<Sender<Correction>>,
     lost: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Copy)]
+struct Correction {
+    change: Change,
+    /// How much of what was taken was still owed, and when: it may wait in the queue.
+    owed: Duration,
+    pushed: Instant,
 }
 
 /// Less than a second's worth of corrections on a server that is well.
@@ -40,12 +49,13 @@ impl Settling {
         });
     }
 
-    pub(super) fn push(&self, change: Change) {
+    /// Nothing is given back that is not owed any more.
+    pub(super) fn push(&self, change: Change, owed: Duration) {
         // Before anything was taken, there is nothing to correct.
         let Some(sender) = self.0.sender.get() else {
             return;
         };
-        if sender.try_send(change).is_err() {
+        if sender.try_send(Correction { change, owed, pushed: Instant::now() }).is_err() {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -58,17 +68,17 @@ impl Settling {
 async fn settle<C>(
     engine: Engine<C>,
     known: Known,
-    mut queue: Receiver<Change>,
+    mut queue: Receiver<Correction>,
     lost: Arc<AtomicU64>,
 ) where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
-        while let Some(&first) = batch.first() {
-            let together = batch.iter().filter(|change| engine.are_together(&first, change));
-            let together: Vec<_> = together.copied().collect();
-            match engine.run(Mode::Correct, &together).await {
+        while let Some(&Correction { change: first, .. }) = batch.first() {
+            let together = batch.iter().filter(|one| engine.are_together(&first, &one.change));
+            let together: Vec<_> = together.map(Correction::due).collect();
+            match engine.run(Mode::Correct, &together, engine.timeout).await {
                 // Once more, key by key.
                 Ok(None) => continue,
                 // A refusal from before must not outlast the refund.
@@ -78,7 +88,14 @@ async fn settle<C>(
                     lost.fetch_add(together.len() as u64, Ordering::Relaxed);
                 }
             }
-            batch.retain(|change| !engine.are_together(&first, change));
+            batch.retain(|one| !engine.are_together(&first, &one.change));
         }
+    }
+}
+
+impl Correction {
+    /// What is to be done of it now.
+    fn due(&self) -> Change {
+        self.change.within(self.owed.saturating_sub(self.pushed.elapsed()))
     }
 }

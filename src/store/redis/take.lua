@@ -5,6 +5,9 @@
 -- Then for each key: how long its burst takes to come back, and how long the units do; negative to
 -- give them back.
 --
+-- A key's value is its TAT, and how long the longest of the bursts takes to come back that it is due
+-- to: nodes that are told of a change one after the other count with several.
+--
 -- Answers whether the units were taken, and for each key how long what it owed before takes to come
 -- back.
 local corrects = ARGV[1] == '1'
@@ -12,31 +15,36 @@ local call = redis.call
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
-local function keep(key, tat)
+local function keep(key, tat, longest)
     if tat > now then
         -- A key owes nothing from its TAT on, and is forgotten then. `tostring` would round the number.
-        call('SET', key, string.format('%.0f', tat), 'PX', math.ceil((tat - now) / 1000))
+        call('SET', key, string.format('%.0f %.0f', tat, longest), 'PX', math.ceil((tat - now) / 1000))
     else
         call('DEL', key)
     end
 end
 
-local reply, tats = {1}, {}
+local reply, tats, bursts = {1}, {}, {}
 for i = 1, #KEYS do
     local tolerance, units = tonumber(ARGV[2 * i]), tonumber(ARGV[2 * i + 1])
-    local tat = tonumber(call('GET', KEYS[i]) or 0)
-    if tat < now then
-        tat = now
-    elseif tat > now + 2 * tolerance then
+    local tat, longest = string.match(call('GET', KEYS[i]) or '0 0', '^(%d+) (%d+)$')
+    tat, longest = tonumber(tat), tonumber(longest)
+    if tat <= now then
+        tat, longest = now, tolerance
+    elseif tat > now + 2 * longest then
         -- The clock went back, which must not lock a key for longer than a burst takes, also when it
         -- is asked for in the meantime.
-        tat = now + tolerance
-        keep(KEYS[i], tat)
+        tat = now + longest
+        keep(KEYS[i], tat, longest)
     end
     reply[i + 1] = tat - now
     tats[i] = tat + units
-    if corrects then
-        keep(KEYS[i], math.min(tats[i], now + 2 * tolerance))
+    bursts[i] = math.max(longest, tolerance)
+    if corrects and units < 0 then
+        keep(KEYS[i], tats[i], longest)
+    elseif corrects then
+        -- What is owed already may be due to a greater quota, which this one does not forgive.
+        keep(KEYS[i], math.max(tat, math.min(tats[i], now + 2 * tolerance)), bursts[i])
     elseif tats[i] > now + tolerance then
         reply[1] = 0
     end
@@ -46,7 +54,7 @@ if reply[1] == 1 and not corrects then
     for i = 1, #KEYS do
         -- Whoever only looks writes nothing.
         if tats[i] - now > reply[i + 1] then
-            keep(KEYS[i], tats[i])
+            keep(KEYS[i], tats[i], bursts[i])
         end
     end
 end

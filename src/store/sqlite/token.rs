@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use sqlx::{Row, Sqlite, SqlitePool};
+use sqlx::{Error, Row, Sqlite, SqlitePool, Transaction};
 
 use crate::scope::ScopeSet;
 use crate::store::{
@@ -43,6 +43,12 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);",
 ];
 
-// Whoever writes in a transaction says so first: one that only finds out later that another has
-// written cannot go on.
-sql::token_store!(SqliteTokenStore over Sqlite, begin with "BEGIN IMMEDIATE");
+impl SqliteTokenStore {
+    /// Whoever writes in a transaction says so first: one that only finds out later that another has
+    /// written cannot go on.
+    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, Error> {
+        self.pool.begin_with("BEGIN IMMEDIATE").await
+    }
+}
+
+sql::token_store!(SqliteTokenStore over Sqlite, touch what is "");

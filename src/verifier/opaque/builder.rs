@@ -10,6 +10,7 @@ use crate::store::{ErasedTokenStore, TokenStore};
 use crate::verifier::CachedVerifier;
 use crate::verifier::opaque::format::{Format, InvalidPrefix};
 use crate::verifier::opaque::lookup::{Lookup, OpaqueVerifier};
+use crate::verifier::opaque::unknown::UnknownTokens;
 use crate::verifier::opaque::used::LastUsed;
 use crate::verifier::opaque::{OpaqueTokens, Peppers};
 use crate::verifier::revocable::Revocations;
@@ -125,7 +126,8 @@ impl OpaqueTokensBuilder {
 
     /// Also tells other nodes at once what is revoked or replaced here. Each has a
     /// [`RevocableVerifier`](crate::verifier::revocable::RevocableVerifier) with these revocations
-    /// around the verifier of these tokens. What is disabled may be enabled again, and is not told.
+    /// around the verifier of these tokens. What is disabled is told for as
+    /// long as [tokens are remembered](Self::with_max_age), which is to be the same on all nodes.
     pub fn with_revocations(mut self, revocations: &Revocations) -> Self {
         self.revocations = Some(revocations.clone());
         self
@@ -149,13 +151,14 @@ impl OpaqueTokensBuilder {
         }
         let issuer: Arc<str> = self.issuer.into();
         let format = Format::new(&self.prefix)?;
-        let used = LastUsed::new(self.store.clone());
+        let (used, unknown) = (LastUsed::new(self.store.clone()), UnknownTokens::new());
         let lookup = Lookup {
             issuer: issuer.clone(),
             format: format.clone(),
             peppers: self.peppers.clone(),
             store: self.store.clone(),
             used: used.clone(),
+            unknown: unknown.clone(),
             turns: Semaphore::new(self.max_lookups.min(Semaphore::MAX_PERMITS)),
             timeout: self.timeout,
         };
@@ -169,6 +172,8 @@ impl OpaqueTokensBuilder {
             timeout: self.admin_timeout,
             clock: self.clock,
             used,
+            unknown,
+            max_age: self.max_age,
             verifier: OpaqueVerifier::new(cached),
             revocations: self.revocations,
         })

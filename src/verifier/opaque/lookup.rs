@@ -9,6 +9,7 @@ use crate::principal::Principal;
 use crate::store::{ErasedTokenStore, TokenDigest, TokenRecord};
 use crate::verifier::opaque::format::Format;
 use crate::verifier::opaque::pepper::Peppers;
+use crate::verifier::opaque::unknown::UnknownTokens;
 use crate::verifier::opaque::used::LastUsed;
 use crate::verifier::{
     CachedVerifier, TokenVerifier, VerifiedTokens, VerifyError, VerifyErrorKind, VerifyRequest,
@@ -26,6 +27,7 @@ pub(super) struct Lookup {
     pub(super) peppers: Peppers,
     pub(super) store: Arc<dyn ErasedTokenStore>,
     pub(super) used: LastUsed,
+    pub(super) unknown: UnknownTokens,
     /// One for each question that the store may be asked at once.
     pub(super) turns: Semaphore,
     pub(super) timeout: Duration,
@@ -62,15 +64,19 @@ impl TokenVerifier for OpaqueVerifier {
 }
 
 impl Lookup {
-    async fn find(&self, token: &str) -> Result<TokenRecord, VerifyError> {
-        let peppers = self.peppers.now();
+    async fn find(&self, request: &VerifyRequest) -> Result<TokenRecord, VerifyError> {
+        let (token, known) = (request.token.as_str(), self.unknown.known(&self.peppers));
+        let peppers = known.peppers();
         let digests: Vec<TokenDigest> = peppers.iter().map(|pepper| pepper.digest(token)).collect();
         let found = async {
             let _turn = self.turns.acquire().await.map_err(VerifyError::unavailable)?;
             self.store.find(&digests).await.map_err(VerifyError::unavailable)
         };
         let found = timeout(self.timeout, found).await.map_err(VerifyError::unavailable)??;
-        let record = found.ok_or(VerifyErrorKind::UnknownToken)?;
+        let Some(record) = found else {
+            self.unknown.insert(&request.token, known, request.now);
+            return Err(VerifyErrorKind::UnknownToken.into());
+        };
         // A store that answers with another record, for whatever reason, lets nobody in.
         let is_its = peppers
             .iter()
@@ -100,17 +106,21 @@ impl Lookup {
 }
 
 impl TokenVerifier for Lookup {
-    /// What is no token at all is told without the store, in the words for an unknown one.
+    /// What is no token at all is told without the store, in the words for an unknown one; so is what
+    /// was unknown a moment ago.
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
-        let fits = self.format.fits(request.token.as_str());
-        (!fits).then(|| Err(VerifyErrorKind::Malformed.into()))
+        if !self.format.fits(request.token.as_str()) {
+            return Some(Err(VerifyErrorKind::Malformed.into()));
+        }
+        let is_unknown = self.unknown.contains(&request.token, &self.peppers, request.now);
+        is_unknown.then(|| Err(VerifyErrorKind::UnknownToken.into()))
     }
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
         if let Some(refused) = self.try_verify(request) {
             return refused;
         }
-        let record = self.find(request.token.as_str()).await?;
+        let record = self.find(request).await?;
         let kind = if record.is_revoked() {
             VerifyErrorKind::Revoked
         } else if record.has_expired(request.now) {

@@ -87,8 +87,11 @@
 //! one without the pepper. A pepper that has become known is changed on running nodes: [`Peppers`]. The prefix is part of what is digested:
 //! two APIs that share a table and a pepper, with two prefixes, never accept each other's tokens.
 //!
-//! The checksum keeps garbage from the store and is no secret; unknown tokens have to be limited as
-//! all bad requests are, by address.
+//! The checksum keeps garbage from the store and is no secret: whoever computes it has the store
+//! asked, so many times at once ([`with_max_lookups`](OpaqueTokensBuilder::with_max_lookups)), and
+//! once a second about the same text. A flood of new ones keeps other tokens waiting that are not
+//! remembered: limit it as all bad requests are, by address
+//! ([`FailureLimitLayer`](crate::FailureLimitLayer)).
 //!
 //! It runs inside a tokio runtime whose time is enabled.
 
@@ -99,6 +102,7 @@ mod new_token;
 mod nodes;
 mod pepper;
 mod tokens;
+mod unknown;
 mod used;
 
 pub use self::builder::{InvalidOpaqueTokens, OpaqueTokensBuilder};

@@ -18,6 +18,7 @@ use crate::verifier::opaque::format::{self, Format, FreshToken};
 use crate::verifier::opaque::lookup::OpaqueVerifier;
 use crate::verifier::opaque::new_token::NewToken;
 use crate::verifier::opaque::pepper::Peppers;
+use crate::verifier::opaque::unknown::UnknownTokens;
 use crate::verifier::opaque::used::LastUsed;
 use crate::verifier::revocable::Revocations;
 
@@ -32,6 +33,8 @@ pub struct OpaqueTokens {
     pub(super) timeout: Duration,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) used: LastUsed,
+    pub(super) unknown: UnknownTokens,
+    pub(super) max_age: Duration,
     pub(super) verifier: OpaqueVerifier,
     /// How other nodes are told, where they are.
     pub(super) revocations: Option<Revocations>,
@@ -119,8 +122,14 @@ impl OpaqueTokens {
     /// [`TokenError`]; no token is good that was not answered.
     pub async fn issue(&self, new: NewToken) -> Result<IssuedToken, TokenError> {
         let issued = self.make(new)?;
-        self.within(self.store.insert(&issued.record)).await?;
+        self.add(&issued.record).await?;
         Ok(issued)
+    }
+
+    async fn add(&self, record: &TokenRecord) -> Result<(), StoreError> {
+        self.within(self.store.insert(record)).await?;
+        self.unknown.count_issued();
+        Ok(())
     }
 
     /// What the store knows of the token with this id.
@@ -141,6 +150,10 @@ impl OpaqueTokens {
     ///
     /// When the store cannot answer.
     pub async fn list(&self, query: TokenQuery) -> Result<TokenPage, StoreError> {
+        let has_nul = query.after.as_ref().is_some_and(|after| after.contains('\0'));
+        if has_nul || query.filter.is_nobodys() {
+            return Ok(TokenPage { records: Vec::new(), next: None });
+        }
         let wanted = query.limit.min(TokenQuery::MOST);
         let query = TokenQuery { limit: wanted + 1, ..query };
         let mut records = self.within(self.store.list(&query)).await?;
@@ -152,8 +165,9 @@ impl OpaqueTokens {
 
     /// Issues a token in the place of another one, for the same holder, with the same rights and as
     /// much time. The old one is good for the overlap, but not beyond its end; without an overlap it
-    /// is revoked, and other nodes that cannot be told accept it until they ask the store again. A
-    /// token has one successor.
+    /// is revoked, and other nodes that cannot be told accept it until they ask the store again. So
+    /// they do after an overlap that is shorter than what they [remember
+    /// tokens](OpaqueTokensBuilder::with_max_age) for. A token has one successor.
     ///
     /// # Errors
     ///
@@ -174,6 +188,7 @@ impl OpaqueTokens {
         let which = forget.which.clone();
         drop(forget);
         if replaced {
+            self.unknown.count_issued();
             if let Err(error) = self.tell_nodes(which, now).await {
                 // The successor is nowhere else, and must not be lost.
                 trace::nodes_not_told(&error);
@@ -207,6 +222,9 @@ impl OpaqueTokens {
     ///
     /// When the store cannot answer.
     pub async fn revoke_all(&self, which: TokenFilter) -> Result<u64, StoreError> {
+        if which.is_nobodys() {
+            return Ok(0);
+        }
         let (forget, now) = (self.forget(which), self.clock.now());
         let revoked = self.within(self.store.revoke(&forget.which, now)).await?;
         self.tell_nodes(forget.which.clone(), now).await?;
@@ -215,17 +233,23 @@ impl OpaqueTokens {
 
     /// Lets a token end at this moment, unless it does so before. On this node it is so once this
     /// returns; others accept the token until they have to [ask the store
-    /// again](OpaqueTokensBuilder::with_max_age). Says whether there is one that is not revoked.
+    /// again](OpaqueTokensBuilder::with_max_age), or where the moment has come, are
+    /// [told](OpaqueTokensBuilder::with_revocations). Says whether there is one that is not revoked.
     ///
     /// # Errors
     ///
-    /// When the store cannot answer.
+    /// When the store cannot answer. The token may then end or not; it is safe to try again.
     pub async fn expire(&self, id: &str, at: SystemTime) -> Result<bool, StoreError> {
         if !format::is_id(id) {
             return Ok(false);
         }
-        let _forget = self.forget(TokenFilter::Id(id.to_owned()));
-        self.within(self.store.expire(id, whole_millis(at))).await
+        let forget = self.forget(TokenFilter::Id(id.to_owned()));
+        let found = self.within(self.store.expire(id, whole_millis(at))).await?;
+        drop(forget);
+        if found && at <= self.clock.now() {
+            self.hold_back(id).await?;
+        }
+        Ok(found)
     }
 
     /// Deletes the records of tokens that have expired or were revoked before this moment, a thousand
@@ -236,6 +260,8 @@ impl OpaqueTokens {
     ///
     /// When the store cannot answer; some may be gone by then.
     pub async fn purge(&self, ended_before: SystemTime) -> Result<u64, StoreError> {
+        // What ends later is good.
+        let ended_before = ended_before.min(self.clock.now());
         let mut purged = 0;
         loop {
             let some = self.within(self.store.purge(ended_before, PURGED_AT_ONCE)).await?;
@@ -247,16 +273,18 @@ impl OpaqueTokens {
     }
 
     /// Makes a token unusable, which reads as revoked, until it is [enabled](Self::enable) again.
-    /// Takes effect as [`revoke`](Self::revoke) does. Says whether there is one.
+    /// Takes effect as [`revoke`](Self::revoke) does, on other nodes too. Says whether there is one.
     ///
     /// # Errors
     ///
-    /// When the store cannot answer.
+    /// When the store cannot answer. The token may then be disabled or not; it is safe to try again.
     pub async fn disable(&self, id: &str) -> Result<bool, StoreError> {
         self.set_enabled(id, false).await
     }
 
-    /// Makes a token that was disabled usable again. Says whether there is one.
+    /// Makes a token that was disabled usable again: at once, or where nodes were
+    /// [told](OpaqueTokensBuilder::with_revocations) that it was disabled, five seconds after the last
+    /// of them has [forgotten](OpaqueTokensBuilder::with_max_age) it. Says whether there is one.
     ///
     /// # Errors
     ///
@@ -275,8 +303,13 @@ impl OpaqueTokens {
         if !format::is_id(id) {
             return Ok(false);
         }
-        let _forget = self.forget(TokenFilter::Id(id.to_owned()));
-        self.within(self.store.set_enabled(id, enabled)).await
+        let forget = self.forget(TokenFilter::Id(id.to_owned()));
+        let found = self.within(self.store.set_enabled(id, enabled)).await?;
+        drop(forget);
+        if found && !enabled {
+            self.hold_back(id).await?;
+        }
+        Ok(found)
     }
 
     async fn within<T>(&self, storing: Storing<'_, T>) -> Result<T, StoreError> {
@@ -342,5 +375,29 @@ impl fmt::Debug for OpaqueTokens {
             .field("format", &self.format)
             .field("peppers", &self.peppers)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::memory::MemoryTokenStore;
+    use crate::token::BearerToken;
+    use crate::verifier::opaque::Pepper;
+    use crate::verifier::{TokenVerifier, VerifyErrorKind, VerifyRequest};
+
+    #[tokio::test]
+    async fn a_token_is_good_at_once_that_was_asked_about_before_its_issue() {
+        let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
+        let builder = OpaqueTokens::builder("issuer", MemoryTokenStore::new(), peppers);
+        let tokens = builder.build().unwrap();
+        let issued = tokens.make(NewToken::new("user-1")).unwrap();
+        let token = BearerToken::parse(issued.token.expose()).unwrap();
+        let (verifier, request) = (tokens.verifier(), VerifyRequest::new(token, SystemTime::now()));
+        let error = verifier.verify(&request).await.unwrap_err();
+        assert_eq!(error.kind(), VerifyErrorKind::UnknownToken);
+        assert!(verifier.try_verify(&request).unwrap().is_err(), "it is remembered as unknown");
+        tokens.add(&issued.record).await.unwrap();
+        assert_eq!(verifier.verify(&request).await.unwrap().subject(), "user-1");
     }
 }

@@ -24,7 +24,7 @@ contract! {
         what_costs_more_than_the_burst_never_passes_and_takes_nothing
         keys_share_nothing
         takers_at_once_get_the_burst_and_no_more
-        a_time_that_goes_back_costs_a_burst_at_most
+        what_is_owed_under_a_greater_quota_is_owed_under_a_smaller_one
         an_answer_that_nobody_waits_for_harms_nothing
         takes_together_pass_together_or_take_nothing
         random_traces_of_several_quotas_are_decided_as_they_are_defined
@@ -278,14 +278,19 @@ fn takers_at_once_get_the_burst_and_no_more<S: RateLimitStore>(store: impl Fn() 
     assert_eq!(units.load(Ordering::SeqCst), 100, "RL-46, attack 41");
 }
 
-fn a_time_that_goes_back_costs_a_burst_at_most<S: RateLimitStore>(store: impl Fn() -> S) {
-    let store = store();
+fn what_is_owed_under_a_greater_quota_is_owed_under_a_smaller_one<S: RateLimitStore>(
+    store: impl Fn() -> S,
+) {
+    let (store, greater) = (store(), hundred().with_burst(90));
     block_on(async {
-        let _ = ask(&store, "key", hundred(), 1_000_000, 5).await;
-        for (now, allowed) in [(0, false), (99, false), (100, true), (100, false), (200, true)] {
-            let step = Step::of(ask(&store, "key", hundred(), now, 1).await);
-            assert_eq!(step.allowed, allowed, "RL-45: at {now}");
-        }
+        assert!(Step::of(ask(&store, "key", greater, 0, 90).await).allowed);
+        let small = Step::of(ask(&store, "key", hundred(), 0, 1).await);
+        assert_eq!((small.allowed, small.retry_after), (false, Some(8600)), "RL-42");
+        let key = PartitionKey::new(["key"]);
+        store.settle(&Settlement::new(key, hundred(), 2, Duration::ZERO));
+        let refused = Step::of(ask(&store, "key", greater, 0, 1).await);
+        assert_eq!((refused.allowed, refused.retry_after), (false, Some(100)), "RL-42");
+        assert!(Step::of(ask(&store, "key", hundred(), 8600, 1).await).allowed);
     });
 }
 
@@ -418,7 +423,8 @@ fn what_is_settled_is_given_back_or_owed<S: RateLimitStore>(store: impl Fn() -> 
     let store = store();
     let settle = |units, now| {
         let key = PartitionKey::new(["key"]);
-        store.settle(&Settlement::new(key, hundred(), units, Duration::from_nanos(now)));
+        let settlement = Settlement::new(key, hundred(), units, Duration::from_nanos(now));
+        store.settle(&settlement.with_owed(Duration::MAX));
     };
     block_on(async {
         assert!(Step::of(ask(&store, "key", hundred(), 0, 5).await).allowed);
