@@ -28,16 +28,18 @@ mod servers;
 
 const AUDIENCE: &str = "https://api.example";
 
-/// The program, which `cargo test` alone does not build when it is told to run only this test.
-static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| example("api"));
+
+/// A program, which `cargo test` alone does not build when it is told to run only this test.
+fn example(name: &str) -> PathBuf {
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--all-features", "--example", "api"])
+        .args(["build", "--quiet", "--all-features", "--example", name])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status();
     assert!(built.unwrap().success());
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    target.parent().unwrap().join("debug/examples/api")
-});
+    target.parent().unwrap().join("debug/examples").join(name)
+}
 
 /// A running API, which ends with the test.
 struct Api {
@@ -235,6 +237,59 @@ async fn an_address_has_a_quota_before_anybody_is_authenticated() {
     }
     let answer = api.ask("GET", "/api/v1/me", &admin).await;
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+}
+
+#[tokio::test]
+async fn policies_shadows_and_what_runs_at_once_are_flags() {
+    let trail = file("policies.jsonl", "");
+    let mut api = Api::start(&[
+        "--demo",
+        "--audit",
+        &trail,
+        "--policy",
+        "day=3/86400",
+        "--shadow",
+        "strict=1/86400",
+        "--concurrency",
+        "4",
+    ]);
+    let tokens = api.tokens();
+    let viewer = &tokens.iter().find(|(name, _)| name == "viewer").unwrap().1;
+    for n in 0..3 {
+        let answer = api.ask("GET", "/api/v1/me", viewer).await;
+        assert_eq!(answer.status, StatusCode::OK, "a shadow refuses nobody: {n}");
+        let values = answer.headers.get_all("ratelimit").iter();
+        let shown: Vec<_> = values.map(|value| value.to_str().unwrap()).collect();
+        let shown = shown.join(", ");
+        for limit in [format!("\"day\";r={};", 2 - n), "\"concurrency\";r=3".to_owned()] {
+            assert!(shown.contains(&limit), "{limit}: {shown}");
+        }
+        assert!(!shown.contains("strict"), "{shown}");
+    }
+    let answer = api.ask("GET", "/api/v1/me", viewer).await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(answer.body["violated-policies"], json!(["day"]));
+    assert!(api.terminate());
+    let events = std::fs::read_to_string(&trail).unwrap();
+    let events: Vec<Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shadows: Vec<_> = events.iter().map(|event| event["would_limit"].clone()).collect();
+    let told = json!(["strict"]);
+    assert_eq!(shadows, [Value::Null, told.clone(), told, Value::Null]);
+    assert!(events.iter().all(|event| event["route"] == "/api/v1/me"), "{events:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_guesses_is_banned() {
+    let mut api = Api::start(&["--demo", "--failures", "2/3600:600"]);
+    let admin = api.tokens().remove(2).1;
+    for _ in 0..2 {
+        assert_eq!(api.ask("GET", "/api/v1/me", "garbage").await.status, StatusCode::UNAUTHORIZED);
+    }
+    let answer = api.ask("GET", "/api/v1/me", &admin).await;
+    assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "attack 46");
+    assert_eq!(answer.body["violated-policies"], json!(["failures"]));
+    assert_eq!(api.ask("GET", "/health", "").await.status, StatusCode::OK, "asks for nothing");
 }
 
 #[tokio::test]
@@ -610,6 +665,17 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--demo", "--limit", "default=0/60"], "more than zero"),
         (&["--demo", "--limit", "nobody=1/60"], "the tiers are"),
         (&["--demo", "--limit", "default=many"], "TIER=N/SECONDS"),
+        (&["--demo", "--policy", "day"], "NAME=N/SECONDS"),
+        (&["--demo", "--policy", "day=0/60"], "more than zero"),
+        (&["--demo", "--policy", "é=1/60"], "printable ASCII"),
+        (&["--demo", "--policy", "partner=1/60"], "another quota has this name"),
+        (
+            &["--demo", "--policy", "day=1/60", "--shadow", "day=1/60"],
+            "another quota has this name",
+        ),
+        (&["--demo", "--failures", "3/60"], "N/SECONDS:BAN"),
+        (&["--demo", "--failures", "3/60:0"], "N/SECONDS:BAN"),
+        (&["--demo", "--concurrency", "0"], "--concurrency 0"),
         (&["--demo", "--leeway", "301"], "300 seconds"),
         (&["--demo", "--leeway", "soon"], "--leeway soon"),
         (&["--demo", "--listen", "nowhere"], "--listen nowhere"),
@@ -710,8 +776,65 @@ fn help_lists_every_flag() {
         "redis",
         "trust-proxy",
         "limit",
+        "policy",
+        "shadow",
+        "failures",
+        "concurrency",
         "demo",
     ] {
         assert!(help.contains(&format!("--{flag}")), "{flag}");
     }
+}
+
+/// The example `redis_limits` at a server of its own, and at none.
+#[tokio::test]
+async fn two_nodes_of_the_limits_example_count_together_and_outlive_redis() {
+    let program = example("redis_limits");
+    let redis = Redis::start();
+    let url = redis.url();
+    let mut nodes: Vec<_> = (0..2)
+        .map(|_| {
+            let mut child = Command::new(&program)
+                .args(["--listen", "127.0.0.1:0", "--redis", &url])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdout = BufReader::new(child.stdout.take().unwrap());
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            let address = line.split_once("http://").unwrap().1.split_once(';').unwrap().0;
+            let address = address.parse().unwrap();
+            let client = Client::builder(TokioExecutor::new()).build_http();
+            Api { child, address, stdout, client }
+        })
+        .collect();
+    for n in 0..5 {
+        let answer = nodes[n % 2].ask("GET", "/", "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{n}");
+        let shown = answer.headers["ratelimit"].to_str().unwrap();
+        let expected = format!("\"minute\";r={}", 4 - n);
+        assert!(shown.starts_with(&expected), "{n}: {shown}");
+        assert!(shown.contains(&format!("\"day\";r={}", 999 - n)), "{n}: {shown}");
+    }
+    for node in &nodes {
+        let status = node.ask("GET", "/", "").await.status;
+        assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "attack 44: one quota for both");
+    }
+    redis.kill();
+    let mut statuses = Vec::new();
+    while !statuses.contains(&200) {
+        assert!(statuses.len() < 1000, "{statuses:?}");
+        statuses.push(nodes[0].ask("GET", "/", "").await.status.as_u16());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(statuses.iter().all(|status| [200, 429].contains(status)), "{statuses:?}");
+    nodes.clear();
+
+    let nowhere = "redis://u:s3cret@127.0.0.1:1/";
+    let Output { status, stderr, .. } =
+        Command::new(program).args(["--redis", nowhere]).output().unwrap();
+    let stderr = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(stderr.contains("start redis-server") && !stderr.contains("s3cret"), "{stderr}");
 }

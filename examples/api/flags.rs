@@ -2,11 +2,13 @@
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use lexopt::prelude::*;
+use tower_gate::rate_limit::Policy;
 use tower_gate::{Network, Quota};
 
 use crate::Error;
@@ -31,6 +33,10 @@ pub(crate) const HELP: &str = "\
 --audit FILE             audit events, one JSON object a line
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
 --limit TIER=N/SECONDS[:BURST]   default, partner, internal or address
+--policy NAME=N/SECONDS[:BURST]  another quota of every principal but admins; repeatable
+--shadow NAME=N/SECONDS[:BURST]  the same, which only the audit events tell of; repeatable
+--failures N/SECONDS:BAN ban an address for BAN seconds after so many bad tokens
+--concurrency N          how many requests of a principal may run at once
 --demo                   make keys, and print ready tokens
 
 A flag that would do nothing, or is given twice, is an error.
@@ -51,6 +57,9 @@ pub(crate) struct Flags {
     pub(crate) audit: Option<PathBuf>,
     pub(crate) proxies: Vec<Network>,
     pub(crate) limits: Limits,
+    pub(crate) policies: Vec<Policy>,
+    pub(crate) failures: Option<(Quota, Duration)>,
+    pub(crate) concurrency: Option<NonZeroU32>,
 }
 
 /// Where keys come from.
@@ -93,11 +102,15 @@ impl Flags {
                 internal: Quota::per_minute(600).with_burst(100),
                 address: Quota::per_minute(300).with_burst(100),
             },
+            policies: Vec::new(),
+            failures: None,
+            concurrency: None,
         };
         let mut given = HashSet::new();
+        let mut names = HashSet::from(["default", "partner", "internal"].map(str::to_owned));
         while let Some(argument) = parser.next()? {
             if let Long(name) = argument
-                && !["audience", "limit", "trust-proxy"].contains(&name)
+                && !["audience", "limit", "policy", "shadow", "trust-proxy"].contains(&name)
             {
                 once(&mut given, format!("--{name}"))?;
             }
@@ -132,6 +145,17 @@ impl Flags {
                     let tier = limit.split('=').next().unwrap_or_default();
                     once(&mut given, format!("--limit {tier}"))?;
                     flags.limits.set(&limit)?;
+                }
+                Long("policy") => {
+                    flags.policies.push(policy("--policy", &text(&mut parser)?, &mut names)?);
+                }
+                Long("shadow") => {
+                    let policy = policy("--shadow", &text(&mut parser)?, &mut names)?;
+                    flags.policies.push(policy.in_shadow());
+                }
+                Long("failures") => flags.failures = Some(failures(&text(&mut parser)?)?),
+                Long("concurrency") => {
+                    flags.concurrency = Some(value(&mut parser, "concurrency")?);
                 }
                 Long("demo") => flags.keys.push(Keys::Demo),
                 other => {
@@ -186,15 +210,10 @@ impl Keys {
 impl Limits {
     /// `TIER=N/SECONDS[:BURST]`.
     fn set(&mut self, text: &str) -> Result<(), Error> {
-        let wrong = || format!("--limit {text}: it wants TIER=N/SECONDS[:BURST]");
-        let (tier, numbers) = text.split_once('=').ok_or_else(wrong)?;
-        let (rate, burst) = numbers.split_once(':').map_or((numbers, None), |(r, b)| (r, Some(b)));
-        let (units, seconds) = rate.split_once('/').ok_or_else(wrong)?;
-        let units = units.parse().map_err(|_| wrong())?;
-        let period = Duration::from_secs(seconds.parse().map_err(|_| wrong())?);
-        let burst = burst.map_or(Ok(units), str::parse).map_err(|_| wrong())?;
-        let quota = Quota::new(units, period, burst);
-        let quota = quota.map_err(|error| format!("--limit {text}: {error}"))?;
+        let (flag, wanted) = (format!("--limit {text}"), "TIER=N/SECONDS[:BURST]");
+        let (tier, numbers) =
+            text.split_once('=').ok_or_else(|| format!("{flag}: it wants {wanted}"))?;
+        let quota = quota(numbers, &flag, wanted)?;
         *match tier {
             "default" => &mut self.default,
             "partner" => &mut self.partner,
@@ -212,6 +231,40 @@ impl Limits {
 fn once(given: &mut HashSet<String>, flag: String) -> Result<(), Error> {
     let again = format!("{flag} is given twice: keep one of them");
     if given.insert(flag) { Ok(()) } else { Err(again.into()) }
+}
+
+/// `N/SECONDS[:BURST]`.
+fn quota(numbers: &str, flag: &str, wanted: &str) -> Result<Quota, Error> {
+    let wrong = || format!("{flag}: it wants {wanted}");
+    let (rate, burst) = numbers.split_once(':').map_or((numbers, None), |(r, b)| (r, Some(b)));
+    let (units, seconds) = rate.split_once('/').ok_or_else(wrong)?;
+    let units = units.parse().map_err(|_| wrong())?;
+    let period = Duration::from_secs(seconds.parse().map_err(|_| wrong())?);
+    let burst = burst.map_or(Ok(units), str::parse).map_err(|_| wrong())?;
+    Ok(Quota::new(units, period, burst).map_err(|error| format!("{flag}: {error}"))?)
+}
+
+/// `NAME=N/SECONDS[:BURST]`, of a name that no other quota has.
+fn policy(flag: &str, text: &str, names: &mut HashSet<String>) -> Result<Policy, Error> {
+    let (flag, wanted) = (format!("{flag} {text}"), "NAME=N/SECONDS[:BURST]");
+    let (name, numbers) =
+        text.split_once('=').ok_or_else(|| format!("{flag}: it wants {wanted}"))?;
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!("{flag}: a name is printable ASCII, because clients see it").into());
+    }
+    if !names.insert(name.to_owned()) {
+        return Err(format!("{flag}: another quota has this name").into());
+    }
+    Ok(Policy::new(name, quota(numbers, &flag, wanted)?))
+}
+
+/// `N/SECONDS:BAN`.
+fn failures(text: &str) -> Result<(Quota, Duration), Error> {
+    let (flag, wanted) = (format!("--failures {text}"), "N/SECONDS:BAN");
+    let wrong = || format!("{flag}: it wants {wanted}");
+    let (rate, ban) = text.split_once(':').ok_or_else(wrong)?;
+    let ban: NonZeroU32 = ban.parse().map_err(|_| wrong())?;
+    Ok((quota(rate, &flag, wanted)?, Duration::from_secs(ban.get().into())))
 }
 
 fn text(parser: &mut lexopt::Parser) -> Result<String, lexopt::Error> {

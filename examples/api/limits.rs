@@ -2,15 +2,17 @@
 
 use tower_gate::store::RateLimitStore;
 use tower_gate::store::memory::MemoryStore;
-use tower_gate::{ClientIp, RateLimitLayer, Requirement};
+use tower_gate::{ClientIp, ConcurrencyLimitLayer, FailureLimitLayer, RateLimitLayer, Requirement};
 
 use crate::Error;
 use crate::flags::Flags;
 
-/// By address, which comes first, and by principal.
+/// In the order in which a request meets them.
 pub(crate) struct Limits {
+    pub(crate) failures: Option<FailureLimitLayer>,
     pub(crate) by_address: RateLimitLayer,
     pub(crate) by_principal: RateLimitLayer,
+    pub(crate) concurrency: Option<ConcurrencyLimitLayer>,
 }
 
 pub(crate) async fn limits(flags: &Flags, client_ip: ClientIp) -> Result<Limits, Error> {
@@ -27,8 +29,16 @@ impl Limits {
             .with_unlimited("admin", Requirement::role("admin"))
             .with_tier("internal", Requirement::role("internal"), flags.limits.internal)
             .with_tier("partner", Requirement::role("partner"), flags.limits.partner);
-        let by_address = RateLimitLayer::by_address(addresses, flags.limits.address);
-        Self { by_address: by_address.with_client_ip(client_ip), by_principal }
+        let policies = flags.policies.iter().cloned();
+        let by_principal = policies.fold(by_principal, RateLimitLayer::with_policy);
+        let by_address = RateLimitLayer::by_address(addresses, flags.limits.address)
+            .with_client_ip(client_ip.clone());
+        let failures = flags
+            .failures
+            .map(|(quota, ban)| FailureLimitLayer::new(quota, ban).with_client_ip(client_ip));
+        let concurrency =
+            flags.concurrency.map(|at_once| ConcurrencyLimitLayer::new(at_once.get()));
+        Self { failures, by_address, by_principal, concurrency }
     }
 }
 
@@ -54,6 +64,7 @@ async fn in_redis(flags: &Flags, client_ip: ClientIp, url: &str) -> Result<Limit
     Ok(Limits {
         by_address: limits.by_address.with_partition_secret(secret),
         by_principal: limits.by_principal.with_partition_secret(secret),
+        ..limits
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path};
+use axum::extract::{ConnectInfo, MatchedPath, Path};
 use axum::handler::Handler;
 use axum::http::StatusCode;
 use axum::routing::{delete, get};
@@ -34,7 +34,9 @@ pub(crate) fn router(
     sink: Arc<dyn AuditSink>,
 ) -> Result<Router, Error> {
     let metadata = metadata(flags)?;
-    let audit = AuditLayer::new(sink).with_client_ip(client_ip(flags));
+    let audit = AuditLayer::new(sink)
+        .with_client_ip(client_ip(flags))
+        .with_route(|extensions| extensions.get::<MatchedPath>().map(MatchedPath::as_str));
     let authenticate = AuthenticateLayer::new(verifier);
     let authenticate = match &metadata {
         Some(metadata) => authenticate.with_challenge(metadata.challenge()?),
@@ -49,7 +51,14 @@ pub(crate) fn router(
     if let Some(tokens) = tokens {
         for_admins = for_admins.merge(tokens.routes());
     }
-    let protected = protected().merge(for_admins.route_layer(admins));
+    let mut protected = protected().merge(for_admins.route_layer(admins));
+    if let Some(concurrency) = limits.concurrency {
+        protected = protected.route_layer(concurrency);
+    }
+    protected = protected.route_layer(layers);
+    if let Some(failures) = limits.failures {
+        protected = protected.route_layer(failures);
+    }
     let open = Router::new().route("/health", get(async || "ok\n"));
     let open = match metadata {
         Some(metadata) => {
@@ -58,7 +67,7 @@ pub(crate) fn router(
         }
         None => open,
     };
-    Ok(open.merge(protected.route_layer(layers)).layer(audit))
+    Ok(open.merge(protected).layer(audit))
 }
 
 fn protected() -> Router {

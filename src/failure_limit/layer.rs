@@ -12,7 +12,7 @@ use crate::failure_limit::FailureLimit;
 use crate::failure_limit::failures::{Failures, Rule};
 use crate::partition::{Caller, Partition, PartitionHasher, PartitionKey, UnknownCaller};
 use crate::quota::Quota;
-use crate::rejection::{RefusalStyle, Rejection, Responder};
+use crate::rejection::{RefusalStyle, Rejection, RequestHead, Responder};
 
 /// Layer that applies [`FailureLimit`]; see the [module](crate::failure_limit).
 #[derive(Clone)]
@@ -34,7 +34,11 @@ pub(super) struct Config {
     client_ip: ClientIp,
     exempt: Arc<[Network]>,
     partition: Partition,
+    /// Whom a request claims to come from; `None` asks for nobody.
+    client: Option<Arc<ClientOf>>,
 }
+
+type ClientOf = dyn Fn(&RequestHead<'_>) -> Option<String> + Send + Sync;
 
 impl FailureLimitLayer {
     /// Bans an address for so long once it has used up its quota of failures: with
@@ -57,6 +61,7 @@ impl FailureLimitLayer {
                 client_ip: ClientIp::default(),
                 exempt: Arc::default(),
                 partition: Partition::address(),
+                client: None,
             }),
         }
     }
@@ -109,6 +114,36 @@ impl FailureLimitLayer {
     /// When an address does not have that many.
     pub fn with_prefixes(mut self, v4: u8, v6: u8) -> Self {
         self.config_mut().partition = Partition::address().with_prefixes(v4, v6);
+        self
+    }
+
+    /// Counts apart the failures of each client that requests of an address claim to come from. A ban
+    /// is one of that client behind that address: strangers elsewhere lock out nobody whom they name.
+    ///
+    /// What is claimed is not verified, and who makes up a client for each guess has a quota for
+    /// each: put this layer inside of one that counts addresses, or behind a gateway that checks who
+    /// its clients are. Requests for which nothing is found are counted by address. Default: all are.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_gate::{FailureLimitLayer, Quota};
+    ///
+    /// let ban = Duration::from_secs(15 * 60);
+    /// let addresses = FailureLimitLayer::new(Quota::per_minute(100), ban);
+    /// let clients = FailureLimitLayer::new(Quota::per_minute(10), ban)
+    ///     .with_name("client-failures")
+    ///     .with_client(|request| {
+    ///         let client = request.headers.get("x-client-id")?;
+    ///         Some(client.to_str().ok()?.to_owned())
+    ///     });
+    /// let layers = tower::ServiceBuilder::new().layer(addresses).layer(clients);
+    /// # let _ = layers;
+    /// ```
+    pub fn with_client<F>(mut self, find: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>) -> Option<String> + Send + Sync + 'static,
+    {
+        self.config_mut().client = Some(Arc::new(find));
         self
     }
 
@@ -181,7 +216,13 @@ impl Config {
                 return Ok(None);
             }
         }
-        Ok(Some(self.partition.key(PartitionHasher::default(), &caller)?))
+        let addresses = PartitionHasher::default();
+        let claimed = self.client.as_ref().and_then(|find| find(&RequestHead::from(request)));
+        let hasher = match claimed {
+            Some(client) => addresses.with(["client", &*client]),
+            None => addresses,
+        };
+        Ok(Some(self.partition.key(hasher, &caller)?))
     }
 
     pub(super) fn is_failure(&self, rejection: &Rejection) -> bool {

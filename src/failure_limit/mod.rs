@@ -47,7 +47,8 @@
 //! # Security
 //!
 //! A ban is one of an address, before anybody is authenticated: a good token from there is refused
-//! too. Counting by client or subject instead would let strangers lock out whomever they name. Where
+//! too. Counting by client or subject instead would let strangers lock out whomever they name;
+//! [`with_client`](FailureLimitLayer::with_client) counts them behind each address alone. Where
 //! many callers share an address, choose a generous quota and a short ban, or exempt it. An IPv4
 //! address and a /64 network of IPv6 are one address.
 //!

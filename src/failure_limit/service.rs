@@ -87,11 +87,13 @@ struct Flight {
     key: PartitionKey,
     started: u64,
     is_in_air: AtomicBool,
+    /// The same attempt, as a layer further out counts it.
+    outer: Option<Attempt>,
 }
 
 impl Flight {
     fn landed(config: Arc<Config>, key: PartitionKey, started: u64) -> Self {
-        Self { config, key, started, is_in_air: AtomicBool::new(false) }
+        Self { config, key, started, is_in_air: AtomicBool::new(false), outer: None }
     }
 
     fn land(&self) {
@@ -104,6 +106,9 @@ impl Flight {
 impl Watching for Flight {
     fn let_in(&self) {
         self.land();
+        if let Some(Attempt(outer)) = &self.outer {
+            outer.let_in();
+        }
     }
 }
 
@@ -125,7 +130,8 @@ impl Watched {
         started: u64,
         request: &mut Request<B>,
     ) -> Self {
-        let flight = Flight { config, key, started, is_in_air: AtomicBool::new(true) };
+        let outer = request.extensions().get().cloned();
+        let flight = Flight { config, key, started, is_in_air: AtomicBool::new(true), outer };
         let watched = Self::new(flight, request);
         request.extensions_mut().insert(Attempt(watched.flight.clone()));
         watched

@@ -3,11 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::{HeaderName, HeaderValue, Request};
-use tower::Layer;
+use tonic::Code;
+use tonic::service::Routes;
+use tonic::transport::server::TcpConnectInfo;
+use tower::{Layer, ServiceBuilder};
 use tower_gate::rate_limit::RateLimit;
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::{AuditLayer, ClientIp, ManualClock, Network, PeerAddr, Quota, RateLimitLayer};
 
+use crate::grpc::{WhoAmI, call, connect_from, serve_grpc, unary};
 use crate::support::{Answer, Probe, TestBody, Trail, anonymous, send};
 
 const BURST: usize = 10;
@@ -194,4 +198,40 @@ async fn the_trail_tells_a_client_from_the_proxy_in_front_of_it() {
         };
         assert_eq!([address, peer], expected, "CLIENTIP-34, 51: {}", setting.name);
     }
+}
+
+/// Over real connections, of which a client may open as many as it likes.
+#[tokio::test]
+async fn an_address_has_one_bucket_at_a_tonic_server() {
+    let peer = ClientIp::from_extensions(|extensions| {
+        extensions.get::<TcpConnectInfo>()?.remote_addr().map(|peer| peer.ip())
+    });
+    let (trail, burst) = (Trail::default(), 3);
+    let layers = ServiceBuilder::new()
+        .layer(AuditLayer::new(trail.clone()).with_client_ip(peer.clone()))
+        .layer(
+            RateLimitLayer::by_address(MemoryStore::new(), Quota::per_hour(burst))
+                .with_clock(ManualClock::default())
+                .with_client_ip(peer),
+        );
+    let routes = Routes::new(WhoAmI).into_axum_router().layer(layers);
+    let server = serve_grpc(routes).await;
+    let hosts = ["127.0.0.1", "127.0.0.2"].map(|text| text.parse::<IpAddr>().unwrap());
+    for host in hosts {
+        for n in 0..burst {
+            let channel = connect_from(host, server).await;
+            let answer = call(&channel, "/test.WhoAmI/Ask", &[]).await;
+            assert_eq!(answer.unwrap(), "nobody", "CLIENTIP-43: {host}, connection {n}");
+        }
+        for forged in ["for=203.0.113.9", "for=203.0.113.10"] {
+            let mut request = tonic::Request::new(());
+            request.metadata_mut().insert("forwarded", forged.parse().unwrap());
+            let channel = connect_from(host, server).await;
+            let refused = unary(&channel, "/test.WhoAmI/Ask", request).await.unwrap_err();
+            assert_eq!(refused.code(), Code::ResourceExhausted, "attack 27: {host}, {forged}");
+            assert_eq!(refused.metadata().get("grpc-retry-pushback-ms").unwrap(), "1200000");
+        }
+    }
+    let addresses: Vec<_> = trail.events().iter().filter_map(|event| event.address).collect();
+    assert_eq!(addresses, [[hosts[0]; 5], [hosts[1]; 5]].concat(), "AUDIT-12");
 }

@@ -421,6 +421,79 @@ async fn an_answer_that_takes_its_time_holds_up_nobody() {
 }
 
 #[tokio::test]
+async fn an_answer_that_takes_its_time_holds_up_nobody_behind_two_limits() {
+    let handler =
+        service_fn(|_: Request<TestBody>| pending::<Result<Response<TestBody>, Infallible>>());
+    let authenticate = AuthenticateLayer::new(Counting::at_once()).optional();
+    let clock = ManualClock::default();
+    let service = limit(1, &clock).layer(limit(1, &clock).layer(authenticate.layer(handler)));
+    let mut running = Box::pin(service.clone().oneshot(from(ATTACKER, with_token("good"))));
+    assert!(poll(running.as_mut()).is_pending());
+    let Poll::Ready(bad) = poll(pin!(service.oneshot(from(ATTACKER, with_token("bad"))))) else {
+        panic!("it waits for the answer to another");
+    };
+    assert_eq!(bad.unwrap().status(), 401, "both know that the first was let in");
+}
+
+/// Says whom it comes from, which nobody has verified.
+fn claiming(client: &str, token: &str) -> Request<TestBody> {
+    let mut request = with_token(token);
+    if !client.is_empty() {
+        request.headers_mut().insert("x-client-id", HeaderValue::from_str(client).unwrap());
+    }
+    request
+}
+
+fn by_client(failures: u32, clock: &ManualClock) -> FailureLimitLayer {
+    limit(failures, clock)
+        .with_name("client-failures")
+        .with_client(|request| Some(request.headers.get("x-client-id")?.to_str().ok()?.to_owned()))
+}
+
+#[tokio::test]
+async fn a_client_is_banned_behind_its_address_alone() {
+    let (clock, verifier) = (ManualClock::default(), Counting::at_once());
+    let service = gate(&by_client(3, &clock), &verifier);
+    let ask = async |address, client, token| {
+        let answer = send(&service, from(address, claiming(client, token))).await;
+        answer.status.as_u16()
+    };
+    for _ in 0..3 {
+        assert_eq!(ask(ATTACKER, "shop", "bad").await, 401, "attack 46");
+    }
+    for (address, client, token, status) in [
+        (ATTACKER, "shop", "good", 429),
+        (ATTACKER, "Shop", "good", 200),
+        (ATTACKER, "till", "bad", 401),
+        (ATTACKER, "", "good", 200),
+        // Strangers who claim to be it lock nobody out.
+        (OTHER, "shop", "good", 200),
+        (OTHER, "shop", "bad", 401),
+    ] {
+        let name = format!("attack 46: {client:?} from {address}");
+        assert_eq!(ask(address, client, token).await, status, "{name}");
+    }
+    let body = send(&service, from(ATTACKER, claiming("shop", "good"))).await.json();
+    assert_eq!(body["violated-policies"], json!(["client-failures"]), "RL-9");
+    clock.advance(BAN);
+    assert_eq!(ask(ATTACKER, "shop", "good").await, 200, "its ban is over");
+}
+
+#[tokio::test]
+async fn who_makes_up_a_client_for_each_guess_is_banned_by_address_outside() {
+    let (clock, verifier) = (ManualClock::default(), Counting::at_once());
+    let service = limit(5, &clock).layer(gate(&by_client(3, &clock), &verifier));
+    for n in 0..5 {
+        let request = from(ATTACKER, claiming(&format!("made-up-{n}"), "bad"));
+        assert_eq!(send(&service, request).await.status, 401, "attack 46: {n}");
+    }
+    let answer = send(&service, from(ATTACKER, claiming("made-up-5", "bad"))).await;
+    assert_eq!(answer.status, 429, "attack 46");
+    assert_eq!(answer.json()["violated-policies"], json!(["failures"]), "RL-9");
+    assert_eq!(verifier.asked(), 5, "attack 46: before anything is verified");
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_and_a_panic_leave_their_place() {
     let verifier = Counting::shut();
     let service = gate(&limit(2, &ManualClock::default()), &verifier);

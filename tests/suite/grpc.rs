@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
 use http::uri::PathAndQuery;
@@ -70,6 +70,12 @@ pub(crate) async fn connect(server: SocketAddr) -> Channel {
     Endpoint::new(format!("http://{server}")).unwrap().connect().await.unwrap()
 }
 
+/// A connection from one of this machine's addresses.
+pub(crate) async fn connect_from(address: IpAddr, server: SocketAddr) -> Channel {
+    let server = Endpoint::new(format!("http://{server}")).unwrap();
+    server.local_address(Some(address)).connect().await.unwrap()
+}
+
 /// Calls a method with these values of `authorization`.
 pub(crate) async fn call(
     channel: &Channel,
@@ -81,6 +87,15 @@ pub(crate) async fn call(
         let value = AsciiMetadataValue::try_from(*value).unwrap();
         request.metadata_mut().append("authorization", value);
     }
+    unary(channel, path, request).await
+}
+
+/// Calls a method with this request.
+pub(crate) async fn unary(
+    channel: &Channel,
+    path: &'static str,
+    request: tonic::Request<()>,
+) -> Result<String, Status> {
     let mut client = Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::new(Code::Unknown, error.to_string()))?;
     let path = PathAndQuery::from_static(path);
