@@ -112,7 +112,9 @@ fn node() {
     runtime.worker_threads(2).enable_all().build().unwrap().block_on(async {
         if let [server] = &*servers {
             let client = redis::Client::open(server.as_str()).unwrap();
+            // The store's own timeout is what bounds a wait.
             let config = ConnectionManagerConfig::new()
+                .set_response_timeout(None)
                 .set_min_delay(Duration::from_millis(5))
                 .set_max_delay(Duration::from_millis(50));
             let connection = ConnectionManager::new_with_config(client, config).await.unwrap();
@@ -325,7 +327,8 @@ async fn a_failover_under_the_load_of_nodes_gives_a_burst_again_at_most() {
     let back = decided(true).filter(|answer| answer.caller == HOT && answer.is_admitted());
     let silent = back.map(|answer| answer.answered).min().unwrap() - killed;
     println!(
-        "{} answers, the slowest in {longest:?}, {errors} errors, {silent:?} until the hot caller was let in again; at once at most {before} before, {after} after, {across} across the failover",
+        "{} answers, the slowest in {longest:?}, {errors} errors, {silent:?} until the hot caller was \
+         let in again; at once at most {before} before, {after} after, {across} across the failover",
         all().count(),
     );
     assert!(all().all(|answer| !answer.is_fallback));
