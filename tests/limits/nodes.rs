@@ -128,6 +128,7 @@ fn node() {
     });
 }
 
+#[expect(clippy::print_stdout, reason = "the test that has started it reads it")]
 async fn serve(store: impl RateLimitStore, quota: Quota) {
     let is_over = Arc::new(AtomicBool::new(false));
     let over = is_over.clone();

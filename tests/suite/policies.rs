@@ -281,10 +281,10 @@ async fn what_is_merely_called_alike_is_not_counted_together() {
             _ => Some("sixteen letters!".into()),
         })
     };
-    let caller = |issuer, subject, client, id| {
+    let caller = |issuer, subject, client: &str, id: &str| {
         let caller = Principal::builder(issuer, subject);
-        let caller = if client == "" { caller } else { caller.client(client) };
-        if id == "" { caller.build() } else { caller.token_id(id).build() }
+        let caller = if client.is_empty() { caller } else { caller.client(client) };
+        if id.is_empty() { caller.build() } else { caller.token_id(id).build() }
     };
     let (one, other) = ("https://one.example", "https://other.example");
     for (partition, first, second) in [
