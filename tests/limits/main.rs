@@ -4,6 +4,8 @@
 
 mod cluster;
 mod contract;
+mod flood;
+mod nodes;
 mod outage;
 mod processes;
 mod script;

@@ -275,6 +275,81 @@ async fn units_are_counted_by_what_the_partition_says() {
 }
 
 #[tokio::test]
+async fn what_is_merely_called_alike_is_not_counted_together() {
+    let number = u128::from_le_bytes(*b"sixteen letters!");
+    let tenant = || {
+        Partition::tenant(move |principal| match principal.client() {
+            Some("number") => Some(number.into()),
+            _ => Some("sixteen letters!".into()),
+        })
+    };
+    let caller = |issuer, subject, client: &str, id: &str| {
+        let caller = Principal::builder(issuer, subject);
+        let caller = if client.is_empty() { caller } else { caller.client(client) };
+        if id.is_empty() { caller.build() } else { caller.token_id(id).build() }
+    };
+    let (one, other) = ("https://one.example", "https://other.example");
+    for (partition, first, second) in [
+        (Partition::principal(), caller(one, "s", "c", "t"), caller(other, "s", "c", "t")),
+        (Partition::client(), caller(one, "s", "c", "t"), caller(other, "s", "c", "t")),
+        (Partition::token(), caller(one, "s", "c", "t"), caller(other, "s", "c", "t")),
+        (Partition::client(), caller(one, "s", "c", "t"), caller(one, "c", "", "t")),
+        (Partition::token(), caller(one, "s", "c", "t"), caller(one, "t", "c", "")),
+        (tenant(), caller(one, "s", "number", ""), caller(one, "s", "text", "")),
+    ] {
+        let why = format!("{partition:?} of {first:?} and {second:?}");
+        let policy = Policy::new("x", Quota::per_hour(1)).with_partition(partition);
+        let limit = layer(&ManualClock::default(), [policy]);
+        let verifier = FixedVerifier::new().with("first", first).unwrap();
+        let verifier = verifier.with("second", second).unwrap();
+        let api = AuthenticateLayer::new(verifier).layer(limit.layer(Probe::default()));
+        for (token, status) in [("first", 200), ("second", 200), ("first", 429), ("second", 429)] {
+            let answer = send(&api, with_token(token)).await;
+            assert_eq!(answer.status, status, "attack 17: {token}, {why}");
+        }
+    }
+}
+
+/// A store keeps what anybody can have as many of as they like apart from what only verified callers
+/// can have.
+#[tokio::test]
+async fn keys_that_anybody_can_make_up_are_told_from_those_of_verified_callers() {
+    #[derive(Clone, Default)]
+    struct Asked(Arc<Mutex<Vec<bool>>>);
+    impl RateLimitStore for Asked {
+        async fn take(&self, request: &TakeRequest) -> Result<Decisions, StoreError> {
+            self.0
+                .lock()
+                .unwrap()
+                .extend(request.takes().iter().map(|take| take.key.is_anonymous()));
+            Ok(request.decide(&mut vec![0; request.takes().len()], 0))
+        }
+        fn settle(&self, _: &Settlement) {}
+    }
+    let extension = || Partition::extension(region);
+    for (partition, with_a_token, without) in [
+        (Partition::principal(), false, true),
+        (Partition::client(), false, true),
+        (extension(), false, true),
+        (Partition::principal().and(extension()), false, true),
+        (Partition::address(), true, true),
+        (Partition::principal().and(Partition::address()), true, true),
+        (Partition::global(), false, false),
+        (Partition::route(region), false, false),
+    ] {
+        let (store, why) = (Asked::default(), format!("{partition:?}"));
+        let policy = Policy::new("x", Quota::per_hour(9)).with_partition(partition);
+        let api = api(&RateLimitLayer::of(store.clone(), [policy]));
+        for request in [with_token("ada"), anonymous()] {
+            let mut request = from(request, Ipv4Addr::new(192, 0, 2, 1));
+            request.extensions_mut().insert(Region("north"));
+            assert_eq!(send(&api, request).await.status, 200, "{why}");
+        }
+        assert_eq!(*store.0.lock().unwrap(), [with_a_token, without], "attack 43: {why}");
+    }
+}
+
+#[tokio::test]
 async fn a_caller_that_cannot_be_told_from_others_is_refused() {
     let extension = Partition::extension(region);
     for (partition, request, word) in [
@@ -298,16 +373,17 @@ async fn a_principal_may_have_a_quota_of_its_own_within_a_bound() {
     };
     let most = Quota::per_minute(60).with_burst(8);
     let policy = Policy::new("x", Quota::per_minute(2)).with_override(most, move |principal| {
-        // Cleo has none of her own, and Ada one that is not a quota.
+        // Ben's gives too much at once, Cleo's comes back too fast, and Ada's is not a quota.
         match principal.subject() {
             "ben" => own(principal.get::<Tenant>()?),
+            "cleo" => Some(Quota::per_second(1000).with_burst(5)),
             "ada" => Quota::new(0, Duration::from_secs(1), 1).ok(),
             _ => None,
         }
     });
     let api = api(&layer(&ManualClock::default(), [policy]));
     for (token, policy, expected) in
-        [("ben", "\"x\";q=8;w=80", 8), ("ada", "\"x\";q=2;w=60", 2), ("cleo", "\"x\";q=2;w=60", 2)]
+        [("ben", "\"x\";q=8;w=80", 8), ("ada", "\"x\";q=2;w=60", 2), ("cleo", "\"x\";q=5;w=5", 5)]
     {
         assert_eq!(passes(&api, &with_token(token)).await, expected, "{token}");
         let answer = send(&api, with_token(token)).await;
@@ -441,6 +517,22 @@ async fn what_a_handler_says_is_what_its_request_costs() {
     send(&api, costing("ada", u32::MAX)).await;
     let answer = send(&api, costing("ada", 0)).await;
     assert_eq!(answer.header("retry-after"), "66", "a debt of ten, and the next one");
+}
+
+#[tokio::test]
+async fn a_policy_that_does_not_ask_what_a_request_costs_keeps_what_it_took() {
+    let policies = [
+        Policy::new("kept", Quota::per_minute(10)),
+        Policy::new("settled", Quota::per_minute(10)).with_settled_cost(),
+    ];
+    let handler = service_fn(|request: Request<TestBody>| async move {
+        Cost::of(request.extensions()).unwrap().set(4);
+        Ok::<_, Infallible>(Response::new(TestBody::default()))
+    });
+    let api = before(&layer(&ManualClock::default(), policies), handler);
+    send(&api, with_token("ada")).await;
+    let answer = send(&api, with_token("ada")).await;
+    assert_eq!(answer.header("ratelimit"), "\"kept\";r=8;t=6, \"settled\";r=5;t=6");
 }
 
 #[tokio::test]
@@ -841,6 +933,32 @@ async fn a_policy_in_shadow_refuses_nobody_and_is_written_down() {
         assert!(json(0).get("would_limit").is_none());
         assert_eq!(json(1)["would_limit"], serde_json::json!(["stricter"]));
     }
+}
+
+#[tokio::test]
+async fn a_refused_request_takes_nothing_of_a_policy_in_shadow() {
+    let (clock, trail) = (ManualClock::default(), Trail::default());
+    let policies = [
+        Policy::new("minute", Quota::per_minute(1)),
+        Policy::new("shadow", Quota::per_hour(3)).in_shadow(),
+    ];
+    let service = ServiceBuilder::new()
+        .layer(AuditLayer::new(trail.clone()))
+        .layer(AuthenticateLayer::new(verifier()))
+        .layer(layer(&clock, policies))
+        .service(Probe::default());
+    for _ in 0..3 {
+        assert_eq!(send(&service, with_token("ada")).await.status, 200);
+        for _ in 0..5 {
+            assert_eq!(send(&service, with_token("ada")).await.status, 429);
+        }
+        clock.advance(Duration::from_secs(60));
+    }
+    let would_limit = trail.events().into_iter().filter(|event| !event.would_limit.is_empty());
+    assert_eq!(would_limit.count(), 0, "RL-24: three of three units were taken");
+    send(&service, with_token("ada")).await;
+    let last = trail.events().pop().unwrap();
+    assert_eq!(last.would_limit.iter().map(|name| &**name).collect::<Vec<_>>(), ["shadow"]);
 }
 
 #[tokio::test]
