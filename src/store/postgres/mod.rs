@@ -22,5 +22,15 @@
 mod revocation;
 mod token;
 
+use sqlx::{Error, PgPool, Postgres, Transaction};
+
 pub use self::revocation::PostgresRevocations;
 pub use self::token::PostgresTokenStore;
+
+/// sqlx does not end a transaction whose beginning nobody waits for any more: whatever came over its
+/// connection next would be part of it, and be lost. So somebody always waits.
+async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
+    let pool = pool.clone();
+    let begun = tokio::spawn(async move { pool.begin().await });
+    begun.await.map_err(|_| Error::WorkerCrashed)?
+}

@@ -1,6 +1,7 @@
 use sqlx::postgres::{PgListener, PgPool};
 use sqlx::{Postgres, Transaction};
 
+use crate::store::postgres::begin;
 use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreError};
 
 /// Revocations in PostgreSQL 11 or newer.
@@ -106,8 +107,8 @@ impl PostgresRevocations {
     }
 
     /// A transaction that has no other beside it. The lock is held until what it wrote can be seen.
-    async fn locked(&self) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
-        let mut transaction = self.pool.begin().await?;
+    async fn locked(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
+        let mut transaction = begin(&self.pool).await?;
         sqlx::query(LIMITS).execute(&mut *transaction).await?;
         let lock = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK);
         lock.execute(&mut *transaction).await?;

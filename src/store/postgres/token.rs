@@ -3,6 +3,7 @@ use std::time::SystemTime;
 use sqlx::{Error, PgPool, Postgres, Row, Transaction};
 
 use crate::scope::ScopeSet;
+use crate::store::postgres::begin;
 use crate::store::{
     Replacement, StoreError, TokenDigest, TokenFilter, TokenQuery, TokenRecord, TokenStore, sql,
 };
@@ -45,12 +46,8 @@ const MIGRATIONS: [&str; 2] = [
 ];
 
 impl PostgresTokenStore {
-    /// sqlx does not end a transaction whose beginning nobody waits for any more: whatever came over
-    /// its connection next would be part of it, and be lost. So somebody always waits.
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, Error> {
-        let pool = self.pool.clone();
-        let begun = tokio::spawn(async move { pool.begin().await });
-        begun.await.map_err(|_| Error::WorkerCrashed)?
+        begin(&self.pool).await
     }
 }
 

@@ -6,15 +6,16 @@ use crate::revocation::Revocation;
 use crate::store::{StoreError, TokenFilter, TokenQuery, TokenRecord};
 use crate::verifier::opaque::OpaqueTokens;
 
-/// What was revoked longer ago no node remembers as good, and needs not be told again.
-const RECENT: Duration = Duration::from_secs(3600);
+/// How far apart the clocks of nodes may be, and for how long somebody may go on trying to revoke.
+const APART: Duration = Duration::from_secs(600);
 
 /// How far a node's clock may be ahead, and its look-up behind.
 const MARGIN: Duration = Duration::from_secs(5);
 
 impl OpaqueTokens {
     /// Tells of the tokens that have just been revoked, and of those that were before somebody tried
-    /// again. Each by its id: the subject's signed tokens, where there are some, are not meant.
+    /// again. Each by its id: the subject's signed tokens, where there are some, are not meant. It
+    /// ends when no node remembers any more that the token was good: from then on each asks the store.
     pub(super) async fn tell_nodes(
         &self,
         which: TokenFilter,
@@ -23,15 +24,20 @@ impl OpaqueTokens {
         let Some(revocations) = &self.revocations else {
             return Ok(());
         };
-        let is_recent = |record: &&TokenRecord| {
-            let until = record.revoked_at.and_then(|at| at.checked_add(RECENT));
-            until.is_some_and(|until| now < until)
+        // The same for whoever tries again, so that a store keeps it once.
+        let told = |record: &TokenRecord| {
+            let end = record.revoked_at?.checked_add(self.max_age.saturating_add(APART));
+            let told = Revocation::token(&record.issuer, &record.id);
+            match end {
+                Some(end) => (now < end).then(|| told.with_end(end)),
+                None => Some(told),
+            }
         };
         let mut query = Some(TokenQuery::new(which).limit(1000));
         while let Some(wanted) = query.take() {
             let page = self.list(wanted.clone()).await?;
-            for record in page.records.iter().filter(is_recent) {
-                revocations.revoke(Revocation::token(&record.issuer, &record.id)).await?;
+            for revocation in page.records.iter().filter_map(told) {
+                revocations.revoke(revocation).await?;
             }
             query = page.next.map(|last| wanted.after(last));
         }

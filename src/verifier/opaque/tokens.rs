@@ -227,7 +227,9 @@ impl OpaqueTokens {
         }
         let (forget, now) = (self.forget(which), self.clock.now());
         let revoked = self.within(self.store.revoke(&forget.which, now)).await?;
-        self.tell_nodes(forget.which.clone(), now).await?;
+        let which = forget.which.clone();
+        drop(forget);
+        self.tell_nodes(which, now).await?;
         Ok(revoked)
     }
 
