@@ -40,7 +40,9 @@ impl RequestSpan {
 
 /// Puts the principal on the span that the application has opened, if that declares the fields.
 pub(crate) fn record_on_current(principal: &Principal) {
-    record(&Span::current(), principal);
+    if tracing::dispatcher::has_been_set() {
+        record(&Span::current(), principal);
+    }
 }
 
 fn record(span: &Span, principal: &Principal) {

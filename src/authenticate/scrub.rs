@@ -76,8 +76,8 @@ impl Scrub {
 /// One of 1024 bits for a name's length, beginning and end, which tell most names apart.
 fn shape(name: &HeaderName) -> (usize, u64) {
     let name = name.as_str().as_bytes();
-    let ends = [name.first(), name.last()].map(|byte| byte.map_or(0, |&byte| usize::from(byte)));
-    let shape = 13 * name.len() + 37 * ends[0] + 5 * ends[1];
+    let (&first, &last) = name.first().zip(name.last()).unwrap_or((&0, &0));
+    let shape = 13 * name.len() + 37 * usize::from(first) + 5 * usize::from(last);
     (shape / 64 % 16, 1 << (shape % 64))
 }
 
