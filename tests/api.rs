@@ -404,10 +404,13 @@ async fn tokens_live_and_end(flags: &[&str]) {
     let described = api.ask("GET", &path, admin).await.body;
     assert_eq!((&described["id"], &described["metadata"]["plan"]), (&json!(id), &json!("pro")));
     assert!(!described.to_string().contains(&first[3..20]), "OPAQUE-12");
-    for (change, word) in [("disable", "token_revoked"), ("enable", "")] {
+    for (change, is_enabled) in [("disable", false), ("enable", true)] {
         let changed = api.ask("POST", &format!("{path}/{change}"), admin).await;
         assert_eq!(changed.status, StatusCode::NO_CONTENT, "{}", changed.body);
-        assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await.1, word, "{change}");
+        assert_eq!(api.ask("GET", &path, admin).await.body["enabled"], is_enabled);
+        // Nodes are told to refuse it for a while, which is not taken back.
+        let revoked = (401, "token_revoked".to_owned());
+        assert_eq!(api.outcome("GET", "/api/v1/reports", &first).await, revoked, "{change}");
     }
 
     let listed = api.ask("GET", "/admin/tokens?subject=ada", admin).await.body;
