@@ -8,9 +8,9 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::json;
 use tokio::time::{Instant, advance, sleep};
-use tower_gate::ManualClock;
 use tower_gate::fetch::{FetchError, FetchRequest};
 use tower_gate::verifier::introspection::{IntrospectionBuilder, IntrospectionVerifier};
+use tower_gate::{ManualClock, TokenVerifier};
 
 use crate::scene::{API, Api, ISSUER, active, ok, unavailable};
 
@@ -36,6 +36,13 @@ struct Scene {
 
 impl Scene {
     fn new(configure: impl FnOnce(IntrospectionBuilder) -> IntrospectionBuilder) -> Self {
+        Self::around(configure, |verifier| verifier)
+    }
+
+    fn around<V: TokenVerifier>(
+        configure: impl FnOnce(IntrospectionBuilder) -> IntrospectionBuilder,
+        wrap: impl FnOnce(IntrospectionVerifier) -> V,
+    ) -> Self {
         let clock = ManualClock::default();
         let (mode, asked) = (Arc::new(Mutex::new(Mode::Answers)), Arc::new(AtomicUsize::new(0)));
         let answer = active(&clock, json!({})).to_string();
@@ -64,7 +71,7 @@ impl Scene {
             .issuer(ISSUER)
             .audience(API)
             .with_client("reports-api", "s3cret");
-        let api = Api::new(configure(builder).build().unwrap(), &clock);
+        let api = Api::new(wrap(configure(builder).build().unwrap()), &clock);
         Self { api, clock, mode, asked }
     }
 
@@ -122,6 +129,21 @@ async fn fresh_questions_are_refused_at_once_while_the_endpoint_is_silent() {
         assert_eq!(answer.header("retry-after"), "1", "attack 26: {token}");
     }
     assert_eq!(scene.asked(), 1, "attack 26");
+}
+
+/// `load` asks each time, also for what is remembered.
+#[tokio::test(start_paused = true)]
+async fn what_is_remembered_is_good_in_an_outage_and_does_not_end_it() {
+    let scene = Scene::around(|builder| builder, |verifier| verifier.load(async |_| Ok("user")));
+    assert_eq!(scene.says("known").await, (ok(), 0));
+    scene.goes(Mode::Hangs);
+    assert_eq!(scene.says("one").await, (unavailable(), TIMEOUT), "attack 26");
+    assert_eq!(scene.says("known").await, (ok(), 0), "attack 26: it is remembered");
+    // The pause is over: the one who asks is not one who need not.
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(scene.says("known").await, (ok(), 0), "attack 26");
+    assert_eq!(scene.says("two").await, (unavailable(), TIMEOUT), "attack 26: it is still silent");
+    assert_eq!(scene.says("three").await, (unavailable(), 0), "attack 26: and known to be");
 }
 
 #[tokio::test(start_paused = true)]

@@ -175,6 +175,10 @@ impl TokenVerifier for IntrospectionVerifier {
     }
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        // What is remembered says nothing of the endpoint, and is no attempt.
+        if let Some(known) = self.try_verify(request) {
+            return known;
+        }
         let Some(attempt) = self.asking.outage.attempt() else {
             let error = VerifyError::unavailable("the endpoint did not answer a moment ago");
             return self.asking.or_stale(request, error.with_retry_after(PAUSE));
