@@ -43,8 +43,8 @@ use crate::trace;
 /// ```
 ///
 /// After three errors in a row the first store is left alone, so that an outage costs no request
-/// its time, but for one at a time that asks whether it is back: within a tenth of a second of the
-/// last, and then in pauses that double up to two seconds. The first answer ends the outage.
+/// its time, but for one at a time that asks whether it is back: within 150 ms of the last, and then
+/// in pauses that double up to two seconds. The first answer ends the outage.
 ///
 /// A node of a cluster that is gone while others answer is left alone by itself: each of the
 /// [parts](RateLimitStore::part_of) that it has costs three requests their time, and the callers of
