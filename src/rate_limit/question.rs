@@ -27,6 +27,7 @@ pub(super) type Asking = Pin<Box<dyn Future<Output = (Question, Answers)> + Send
 
 impl Question {
     /// All answers, where none of them has to be waited for, or those that there are.
+    #[expect(clippy::result_large_err, reason = "both are moved once, into a future or out of it")]
     pub(super) fn try_ask(&self, store: &dyn ErasedStore) -> Result<Answers, Option<Answers>> {
         let enforced = if self.enforced.takes().is_empty() {
             // All policies are in shadow.

@@ -1,5 +1,6 @@
 //! Four processes that fall back to their memory, and many callers: what happens to those when the
 //! server, or a node of a cluster, is gone.
+#![expect(clippy::print_stdout, reason = "the processes say what came of it")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
