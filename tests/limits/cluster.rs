@@ -4,9 +4,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use redis::cluster::ClusterClient;
-use tower_gate::store::memory::MemoryStore;
+use tower_gate::store::Take;
 use tower_gate::store::redis::RedisStore;
-use tower_gate::store::{FallbackStore, Take};
 use tower_gate::{PartitionKey, Quota};
 
 use crate::contract::shared_cluster;
@@ -103,56 +102,6 @@ async fn all_nodes_together_have_the_time_of_one() {
     masters[1].1.resume();
     assert!(answer.is_err() && took >= timeout, "RL-70: {took:?}");
     assert!(took < Duration::from_millis(1050), "RL-70: {took:?}");
-}
-
-/// The callers of the other nodes kept it from being left alone, so that its own waited every time.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_master_that_is_gone_with_its_replica_is_left_alone_by_itself() {
-    let cluster = RedisCluster::start();
-    for node in cluster.nodes() {
-        node.command(&["CONFIG", "SET", "cluster-require-full-coverage", "no"]);
-    }
-    let client = ClusterClient::builder(cluster.urls()).retries(2).build().unwrap();
-    let redis = RedisStore::new(client.get_async_connection().await.unwrap());
-    let store = FallbackStore::new(redis, MemoryStore::new());
-    let quota = Quota::per_hour(1).with_burst(100_000);
-    let names: Vec<_> = (0..60).map(|number| format!("caller {number}")).collect();
-    for name in &names {
-        assert!(ask(&store, [take(name, quota, 1)]).await.unwrap().are_allowed());
-    }
-    let key = cluster.nodes()[0].keys().remove(0);
-    let gone = cluster.nodes().iter().filter(|node| node.keys().contains(&key));
-    let gone: Vec<_> = gone.collect();
-    assert_eq!(gone.len(), 2, "a master and its replica");
-    let callers = u64::try_from(gone[0].keys().len()).unwrap();
-    gone.iter().for_each(|node| node.kill());
-    let (start, errors) = (Instant::now(), store.errors());
-    let tasks: Vec<_> = names
-        .into_iter()
-        .map(|name| {
-            let store = store.clone();
-            tokio::spawn(async move {
-                let (mut asked, mut fallbacks) = (0, 0);
-                while start.elapsed() < Duration::from_secs(4) {
-                    let decisions = ask(&store, [take(&name, quota, 1)]).await.unwrap();
-                    fallbacks += u64::from(decisions.are_fallback());
-                    asked += 1;
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-                (asked, fallbacks)
-            })
-        })
-        .collect();
-    let mut go_on = 0;
-    for task in tasks {
-        let (asked, fallbacks) = task.await.unwrap();
-        go_on += u64::from(fallbacks < asked / 2);
-    }
-    assert_eq!(go_on, 60 - callers, "those of other nodes go on");
-    // Three in each range of slots, and those that ask whether it is back, of which four seconds
-    // have room for seven.
-    let errors = store.errors() - errors;
-    assert!(errors <= callers * 12, "RL-70: {errors} have waited for {callers}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
