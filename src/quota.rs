@@ -4,6 +4,7 @@
 //! each key, the theoretical arrival time (TAT) at which the bucket would be full again. It has no
 //! windows, so there is no edge at which a caller gets two of them.
 
+use std::num::NonZeroU8;
 use std::ops::Deref;
 use std::time::Duration;
 
@@ -380,18 +381,32 @@ pub struct Decisions {
 }
 
 /// Which of several stores has decided: of one in front of another, the lowest bit says whether it
-/// was the other, and the rest is for the stores within.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(crate) struct Decider(u8);
+/// was the other, and the rest is for the stores within, below a leading one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Decider(NonZeroU8);
 
 impl Decider {
     fn within(self, is_second: bool) -> Self {
-        Self(self.0 << 1 | u8::from(is_second))
+        let bits = self.0.get() << 1 | u8::from(is_second);
+        Self(NonZeroU8::new(bits).unwrap_or(self.0))
     }
 
     /// Whether the second store has decided, and which one within.
     pub(crate) fn split(self) -> (bool, Self) {
-        (self.0 & 1 == 1, Self(self.0 >> 1))
+        let bits = self.0.get();
+        // Nobody has: the first.
+        let within = NonZeroU8::new(bits >> 1);
+        (within.is_some() && bits & 1 == 1, within.map_or(self, Self))
+    }
+
+    fn is_fallback(self) -> bool {
+        !self.0.is_power_of_two()
+    }
+}
+
+impl Default for Decider {
+    fn default() -> Self {
+        Self(NonZeroU8::MIN)
     }
 }
 
@@ -409,7 +424,7 @@ impl Decisions {
     /// could not.
     #[must_use]
     pub fn are_fallback(&self) -> bool {
-        self.by != Decider::default()
+        self.by.is_fallback()
     }
 
     pub(crate) fn by(&self) -> Decider {

@@ -1,6 +1,7 @@
 //! A cluster, whose nodes share the keys out.
 
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use redis::cluster::ClusterClient;
 use tower_gate::store::Take;
@@ -8,7 +9,7 @@ use tower_gate::store::redis::RedisStore;
 use tower_gate::{PartitionKey, Quota};
 
 use crate::contract::shared_cluster;
-use crate::servers::redis::RedisCluster;
+use crate::servers::redis::{Redis, RedisCluster};
 use crate::{HOURLY, PATIENCE, ask, connect_to_cluster, in_short, take};
 
 #[tokio::test]
@@ -63,6 +64,44 @@ async fn the_quotas_of_one_partition_are_one_call_on_one_node() {
     }
     let calls: Vec<_> = cluster.nodes().iter().map(|node| node.calls("evalsha")).collect();
     assert_eq!((calls.iter().sum::<u64>(), calls.iter().max()), (4, Some(&4)), "RL-60: {calls:?}");
+}
+
+/// Each node had the whole time for itself.
+#[tokio::test]
+async fn all_nodes_together_have_the_time_of_one() {
+    let cluster = RedisCluster::start();
+    let patient = RedisStore::new(connect_to_cluster(&cluster).await).with_timeout(PATIENCE);
+    let mut masters: Vec<(String, &Redis)> = Vec::new();
+    for name in (0..).map(|number: u32| number.to_string()) {
+        let keys = || cluster.nodes().iter().flat_map(Redis::keys).collect::<HashSet<_>>();
+        let before = keys();
+        assert!(ask(&patient, [take(&name, HOURLY, 1)]).await.unwrap().are_allowed());
+        let key = keys().difference(&before).next().unwrap().clone();
+        let master = cluster.master_of(&key);
+        if masters.iter().all(|(_, other)| other.port() != master.port()) {
+            masters.push((name, master));
+        }
+        if masters.len() == 2 {
+            break;
+        }
+    }
+    let takes = || masters.iter().map(|(name, _)| take(name, HOURLY, 1));
+    // It finds out that it is a cluster.
+    assert!(ask(&patient, takes()).await.unwrap().are_allowed());
+    let timeout = Duration::from_millis(600);
+    let store = patient.with_timeout(timeout);
+    masters.iter().for_each(|(_, master)| master.pause());
+    let start = Instant::now();
+    // The first answers late, and the second not at all.
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        masters[0].1.resume();
+    };
+    let (answer, ()) = tokio::join!(ask(&store, takes()), late);
+    let took = start.elapsed();
+    masters[1].1.resume();
+    assert!(answer.is_err() && took >= timeout, "RL-70: {took:?}");
+    assert!(took < Duration::from_millis(1050), "RL-70: {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

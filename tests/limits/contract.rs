@@ -55,6 +55,7 @@ contract! {
         what_costs_more_than_the_burst_never_passes
         a_look_takes_nothing
         units_that_are_given_back_can_be_taken_again
+        what_is_not_owed_any_more_is_not_given_back
         what_was_taken_on_top_is_owed
     ]
     memory => MemoryStore::new();
@@ -187,6 +188,18 @@ async fn units_that_are_given_back_can_be_taken_again(name: &str, store: impl Ra
     // Nobody gets back more than there is.
     settle(&store, name, -1_000_000);
     wait_for_units(&store, take(name, HOURLY, 0), 5).await;
+}
+
+async fn what_is_not_owed_any_more_is_not_given_back(name: &str, store: impl RateLimitStore) {
+    let spent = ask(&store, [take(name, HOURLY, 5)]).await.unwrap();
+    assert!(spent.are_allowed());
+    let key = PartitionKey::new([name]);
+    let settlement = Settlement::new(key, HOURLY, -4, Duration::ZERO);
+    store.settle(&settlement);
+    store.settle(&settlement.with_owed(HOURLY.interval() * 2));
+    wait_for_units(&store, take(name, HOURLY, 0), 2).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    wait_for_units(&store, take(name, HOURLY, 0), 2).await;
 }
 
 async fn what_was_taken_on_top_is_owed(name: &str, store: impl RateLimitStore) {

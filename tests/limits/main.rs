@@ -29,11 +29,15 @@ use crate::servers::redis::{Redis, RedisCluster};
 
 /// A connection that connects again, soon.
 async fn connect(redis: &Redis) -> ConnectionManager {
+    connect_to(&redis.url()).await
+}
+
+async fn connect_to(url: &str) -> ConnectionManager {
     let config = ConnectionManagerConfig::new()
         .set_min_delay(Duration::from_millis(10))
         .set_max_delay(Duration::from_millis(50))
         .set_number_of_retries(3);
-    let client = redis::Client::open(redis.url()).unwrap();
+    let client = redis::Client::open(url).unwrap();
     ConnectionManager::new_with_config(client, config).await.unwrap()
 }
 

@@ -19,11 +19,11 @@ use crate::connect;
 use crate::servers::redis::Redis;
 use crate::support::{Probe, TestBody, Trail, anonymous, send};
 
-const BURST: u32 = 50;
-const QUOTA: Quota = Quota::per_hour(1).with_burst(BURST);
+pub(crate) const BURST: u32 = 50;
+pub(crate) const QUOTA: Quota = Quota::per_hour(1).with_burst(BURST);
 
 /// The default of the store, and what a busy machine adds to it.
-const TIMEOUT: Duration = Duration::from_millis(100);
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
 const SLACK: Duration = Duration::from_millis(900);
 
 pub(crate) type Service = Audit<RateLimit<Probe>>;

@@ -43,13 +43,15 @@ use crate::trace;
 /// ```
 ///
 /// After three errors in a row the first store is left alone, so that an outage costs no request
-/// its time, but for one at a time that asks whether it is back: within a tenth of a second of the
-/// last, and then in pauses that double up to two seconds. The first answer ends the outage.
+/// its time, but for one at a time that asks whether it is back: within 150 ms of the last, and then
+/// in pauses that double up to two seconds. The first answer ends the outage.
 ///
 /// A node of a cluster that is gone while others answer is left alone by itself: each of the
 /// [parts](RateLimitStore::part_of) that it has costs three requests their time, and the callers of
 /// other nodes nothing. Of a `RedisStore` these are 64 ranges of slots, so that one master of three
-/// costs about 60 requests of a node of the API their time until a replica stands in for it.
+/// costs about 60 requests of a node of the API their time, and then one every two seconds for each
+/// range, until a replica stands in for it. A client that is busy looking for a node may hold up
+/// calls to the others meanwhile, which then count as errors of theirs.
 ///
 /// The store must give up by itself, as `RedisStore` does. Both
 /// changes of state are logged, and audit events say which decisions were not the first store's:

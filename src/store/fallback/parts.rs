@@ -1,5 +1,5 @@
 use std::array;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -15,10 +15,14 @@ pub(super) struct Parts {
     /// How many breakers are open.
     open: AtomicI32,
     successes: AtomicU64,
+    /// The part whose failure the whole has counted last; at first, none.
+    failed_last: AtomicU8,
 }
 
 /// As many as `RateLimitStore::part_of` may tell apart.
 const PARTS: usize = 64;
+
+const HEAD_START: Duration = Duration::from_millis(50);
 
 /// The parts that a request asks, each of them once.
 pub(super) type Asked = SmallVec<[u8; INLINE]>;
@@ -38,6 +42,7 @@ impl Parts {
             each: Box::new(array::from_fn(|_| Breaker::default())),
             open: AtomicI32::new(0),
             successes: AtomicU64::new(0),
+            failed_last: AtomicU8::new(u8::MAX),
         }
     }
 
@@ -53,14 +58,14 @@ impl Parts {
     /// Whether a request at this time would be let through.
     pub(super) fn would_admit(&self, asked: &Asked, now: Duration) -> bool {
         if self.whole.is_open() {
-            return self.whole.would_admit(now);
+            return self.whole.would_admit(self.turn(asked, now));
         }
         asked.iter().all(|&part| self.part(part).would_admit(now))
     }
 
     /// Lets a request through, or not.
     pub(super) fn admit(&self, asked: &Asked, now: Duration) -> Option<Asking> {
-        let whole = self.whole.admit(now)?;
+        let whole = self.whole.admit(self.turn(asked, now))?;
         let parts = asked.iter().map(|&part| {
             let call = self.part(part).admit(now);
             // Whoever asks on behalf of all asks on behalf of these.
@@ -92,11 +97,21 @@ impl Parts {
         for &(part, call) in &asking.parts {
             opened += i32::from(counts(call) && self.part(part).failed(call, now));
         }
-        // If others were answered in the meantime, only a part is gone.
-        let is_alone = self.successes.load(Ordering::Acquire) == asking.successes;
-        let counts = asking.whole == Call::Probe || is_alone && !was_hurried;
-        opened += i32::from(counts && self.whole.failed(asking.whole, now));
+        // If others were answered in the meantime, or it was known, only a part is gone.
+        let is_news = self.successes.load(Ordering::Acquire) == asking.successes
+            && asking.parts.iter().all(|&(_, call)| call == Call::Usual);
+        let counts = asking.whole == Call::Probe || is_news && !was_hurried;
+        if let (true, Some(&(part, _))) = (counts, asking.parts.first()) {
+            self.failed_last.store(part, Ordering::Relaxed);
+            opened += i32::from(self.whole.failed(asking.whole, now));
+        }
         opened > 0 && self.open.fetch_add(opened, Ordering::AcqRel) == 0
+    }
+
+    /// Others are asked first than a part that has failed: it may be the only one that is gone.
+    fn turn(&self, asked: &Asked, now: Duration) -> Duration {
+        let has_failed = asked.contains(&self.failed_last.load(Ordering::Relaxed));
+        if has_failed { now.saturating_sub(HEAD_START) } else { now }
     }
 
     fn part(&self, part: u8) -> &Breaker {
