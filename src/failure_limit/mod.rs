@@ -56,8 +56,8 @@
 //! that are being verified would bring a ban if all of them failed, further ones with credentials
 //! wait, in the order in which they came, and go on as soon as one of them has been let in; so that
 //! the burst of the quota is also how many tokens of one address are verified at once. Credentials
-//! that are no bearer token wait as well, because a handler may judge them. A client that goes away before it is
-//! answered has learned nothing, and is not counted.
+//! that are no bearer token wait as well, because a handler may judge them. A client that goes away
+//! before it is answered has learned nothing, and is not counted.
 //!
 //! Bans are kept in the memory of each process.
 

@@ -22,9 +22,9 @@ use crate::store::StoreError;
 /// position is given out only while nobody can still add something at a lower one. Position zero is
 /// before everything. A store in whose place another came, which has not counted as far, answers with
 /// the position that it has come to, and nodes load everything anew: what it adds may be below theirs.
-/// Whoever cannot tell loads everything once a minute. A revocation is kept until its [`end`](Revocation::end), by the store's own
-/// clock where it has one; the same one twice may be kept once. Revocations of one subject do not
-/// replace each other.
+/// Whoever cannot tell loads everything once a minute. A revocation is kept until its
+/// [`end`](Revocation::end), by the store's own clock where it has one; the same one twice may be
+/// kept once. Revocations of one subject do not replace each other.
 ///
 /// **Errors.** A [`StoreError`] means that nothing is known. From `revoke`, it says that other nodes
 /// may not learn of the revocation; the node itself enforces it all the same. From `revoked_since`,
@@ -32,8 +32,8 @@ use crate::store::StoreError;
 /// A revocation that cannot be read is an error too, never left out.
 ///
 /// **Concurrency.** Called from many tasks at once, but for `watch`, which each node calls from one:
-/// everything is loaded anew while what is new is loaded, too. A future may be dropped at any await; the revocation may then be kept or
-/// not.
+/// everything is loaded anew while what is new is loaded, too. A future may be dropped at any await;
+/// the revocation may then be kept or not.
 ///
 /// **Security.** A revocation that is forgotten before its end lets revoked tokens in, on nodes that
 /// start afterwards. Whoever can write to the store can keep everybody out; who can read it learns

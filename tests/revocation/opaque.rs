@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::Response;
 use serde_json::json;
 use tower_gate::fetch::FetchRequest;
-use tower_gate::store::TokenFilter;
-use tower_gate::store::memory::MemoryTokenStore;
+use tower_gate::store::memory::{MemoryRevocations, MemoryTokenStore};
+use tower_gate::store::{RevocationStore, TokenFilter};
 use tower_gate::verifier::introspection::IntrospectionVerifier;
 use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, Pepper, Peppers};
 use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
@@ -118,6 +118,31 @@ async fn nodes_that_could_not_be_told_are_told_by_the_next_try() {
     shared.is(Mood::Down);
     let next = tokens.rotate(&issued.record.id, Duration::ZERO).await.unwrap();
     assert!(other.accepts(next.token.expose()).await);
+}
+
+/// From then on every node asks the store of tokens, so that nothing of it is kept for ever.
+#[tokio::test]
+async fn what_nodes_are_told_of_a_token_ends_when_none_remembers_it_any_more() {
+    let (clock, kept) = (ManualClock::default(), MemoryRevocations::new());
+    let revocations = Revocations::builder(kept.clone()).with_clock(clock.clone()).start().unwrap();
+    revocations.ready().await.unwrap();
+    let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
+    let tokens = OpaqueTokens::builder(ISSUER, MemoryTokenStore::new(), peppers)
+        .with_max_age(Duration::from_secs(3600))
+        .with_clock(clock.clone())
+        .with_revocations(&revocations)
+        .build()
+        .unwrap();
+    let id = tokens.issue(NewToken::new("ada")).await.unwrap().record.id;
+    let revoked_at = clock.now();
+    assert!(tokens.revoke(&id).await.unwrap());
+    // Whoever tries again says the same.
+    clock.advance(Duration::from_secs(60));
+    assert!(!tokens.revoke(&id).await.unwrap());
+    let told = kept.revoked_since(0).await.unwrap().revocations;
+    assert_eq!(told.first(), told.last(), "OPAQUE-70: a store may keep it once");
+    let lasts = told[0].end().unwrap().duration_since(revoked_at).unwrap();
+    assert!((4200..=4201).contains(&lasts.as_secs()), "OPAQUE-70: {lasts:?}");
 }
 
 /// An issuer that answers without naming the client has not said that there is none; a record that

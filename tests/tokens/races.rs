@@ -4,12 +4,13 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Postgres, Transaction};
 use tokio::time::{sleep, timeout};
 use tower_gate::store::postgres::PostgresTokenStore;
 use tower_gate::store::{Replacement, TokenDigest, TokenFilter, TokenRecord, TokenStore};
 
 use crate::scene::{ISSUER, SERVER, at, postgres_pool};
-use crate::servers::postgres::Postgres;
+use crate::servers::postgres::Postgres as Server;
 
 fn record(n: u8) -> TokenRecord {
     let digest = TokenDigest::from_bytes([n; 32]);
@@ -30,6 +31,15 @@ async fn waiting(pool: &PgPool, number: i64) {
     }
 }
 
+/// Somebody else has the id of a successor, and will give it back: a replacement waits half-way.
+async fn taken(pool: &PgPool, id: String) -> Transaction<'static, Postgres> {
+    let mut other = pool.begin().await.unwrap();
+    let insert = "INSERT INTO tower_gate_tokens (id, digest, pepper, issuer, subject, scopes, \
+        roles, metadata, issued_at, enabled) VALUES ($1, 'x', '', '', '', '', '', '', 0, true)";
+    sqlx::query(insert).bind(id).execute(&mut *other).await.unwrap();
+    other
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_reaches_the_successor_that_it_cannot_see_yet() {
     for overlap in [3600, 0] {
@@ -38,12 +48,7 @@ async fn a_revocation_reaches_the_successor_that_it_cannot_see_yet() {
         let store = PostgresTokenStore::new(pool.clone());
         store.migrate().await.unwrap();
         store.insert(&record(1)).await.unwrap();
-        // Somebody else has taken the id of the successor, and will give it back: the replacement
-        // waits half-way.
-        let mut other = pool.begin().await.unwrap();
-        let insert = "INSERT INTO tower_gate_tokens (id, digest, pepper, issuer, subject, scopes, \
-            roles, metadata, issued_at, enabled) VALUES ($1, 'x', '', '', '', '', '', '', 0, true)";
-        sqlx::query(insert).bind(record(2).id).execute(&mut *other).await.unwrap();
+        let other = taken(&pool, record(2).id).await;
         let replacing = tokio::spawn({
             let store = store.clone();
             let replacement = Replacement::new(record(1).id, at(overlap), at(0), record(2));
@@ -67,7 +72,7 @@ async fn a_revocation_reaches_the_successor_that_it_cannot_see_yet() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_nobody_waits_for_takes_no_later_one_with_it() {
-    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
+    let server = tokio::task::spawn_blocking(Server::start).await.unwrap();
     let options = PgPoolOptions::new().max_connections(1).test_before_acquire(false);
     let pool = options.connect(&server.url("postgres")).await.unwrap();
     let store = PostgresTokenStore::new(pool);
@@ -112,10 +117,7 @@ async fn a_node_that_stands_still_does_not_hold_up_the_others() {
     let store = PostgresTokenStore::new(pool.clone());
     store.migrate().await.unwrap();
     store.insert(&record(1)).await.unwrap();
-    let mut other = pool.begin().await.unwrap();
-    let insert = "INSERT INTO tower_gate_tokens (id, digest, pepper, issuer, subject, scopes, \
-        roles, metadata, issued_at, enabled) VALUES ($1, 'x', '', '', '', '', '', '', 0, true)";
-    sqlx::query(insert).bind(record(2).id).execute(&mut *other).await.unwrap();
+    let other = taken(&pool, record(2).id).await;
     let replacement = Replacement::new(record(1).id, at(3600), at(0), record(2));
     let mut replacing = pin!(store.replace(&replacement));
     tokio::select! {

@@ -22,6 +22,7 @@ pub(super) struct Parts {
 /// As many as `RateLimitStore::part_of` may tell apart.
 const PARTS: usize = 64;
 
+/// How much sooner than a part that has failed the others may ask whether the store is back.
 const HEAD_START: Duration = Duration::from_millis(50);
 
 /// The parts that a request asks, each of them once.
@@ -108,7 +109,8 @@ impl Parts {
         opened > 0 && self.open.fetch_add(opened, Ordering::AcqRel) == 0
     }
 
-    /// Others are asked first than a part that has failed: it may be the only one that is gone.
+    /// The time as far as a probe goes: a part that has failed comes after the others, because it may be
+    /// the only one that is gone.
     fn turn(&self, asked: &Asked, now: Duration) -> Duration {
         let has_failed = asked.contains(&self.failed_last.load(Ordering::Relaxed));
         if has_failed { now.saturating_sub(HEAD_START) } else { now }
