@@ -368,6 +368,14 @@ impl PartitionKey {
         self.0[1] & ANONYMOUS != 0
     }
 
+    /// A key that nobody has.
+    pub(crate) const ZERO: Self = Self([0; 2]);
+
+    /// Bits to find a place in a map by.
+    pub(crate) fn map_hash(self) -> u64 {
+        self.0[0]
+    }
+
     /// Bits to choose a shard by, which are not those that a map hashes by.
     pub(crate) fn shard_bits(self) -> u8 {
         self.0[1].to_le_bytes()[0]
@@ -385,7 +393,7 @@ const ANONYMOUS: u64 = 1 << 63;
 /// One half is hash enough for a map.
 impl Hash for PartitionKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0[0]);
+        state.write_u64(self.map_hash());
     }
 }
 

@@ -3,6 +3,7 @@
 mod rate_limit;
 #[cfg(feature = "revocation")]
 mod revocation;
+mod table;
 #[cfg(feature = "opaque")]
 mod token;
 

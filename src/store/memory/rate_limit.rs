@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,14 +6,14 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::partition::PartitionKey;
-use crate::prehashed::BuildPrehashed;
 use crate::quota::{Decision, Decisions};
+use crate::store::memory::table::Table;
 use crate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 
 /// Rate limits in memory: exact on one node, within a fixed number of keys.
 ///
-/// Clones share their state. A key takes 24 bytes and what its hash table adds, 58 bytes at most;
-/// the default bound of a million keys is reached with under 64 MB. Keys that anybody can have as
+/// Clones share their state. A key takes 24 bytes and its share of free places, 54 bytes at most and
+/// 36 at the bound: two million keys, which are the default bound, take 72 MB. Keys that anybody can have as
 /// many of as they like, which are those of addresses, have a bound of their own, as large by
 /// default: however many addresses there are in a flood, verified callers' limits stay exact. Nothing runs in the background:
 /// a shard that is full first forgets the keys whose quota has come back whole, which equal keys
@@ -43,10 +42,7 @@ struct Shards {
 /// TATs by key, aligned so that two shards never share a cache line.
 #[repr(align(64))]
 #[derive(Default)]
-struct Shard(Mutex<Tats>);
-
-#[derive(Default)]
-struct Tats(HashMap<PartitionKey, u64, BuildPrehashed>);
+struct Shard(Mutex<Table>);
 
 /// Tasks on different keys seldom meet in a shard.
 const SHARDS: usize = 256;
@@ -84,7 +80,7 @@ impl MemoryStore {
     /// How many keys there are now.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.0.shards.iter().map(|shard| shard.lock().0.len()).sum()
+        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
     }
 
     /// How many keys were forgotten while their quota had not come back whole. More than a few
@@ -106,7 +102,7 @@ impl Shards {
 
     fn take_one(&self, take: &Take, now: u64) -> Decision {
         let mut tats = self.shards[place(take.key)].lock();
-        if let Some(tat) = tats.0.get_mut(&take.key) {
+        if let Some(tat) = tats.get_mut(take.key) {
             let (decision, new_tat) = take.quota.decide(*tat, now, take.cost);
             *tat = new_tat;
             return decision;
@@ -130,10 +126,10 @@ impl Shards {
             .collect();
         let each = takes.iter().zip(&places);
         let mut tats: SmallVec<[u64; MANY]> =
-            each.map(|(take, &at)| locked[at].0.get(&take.key).copied().unwrap_or(0)).collect();
+            each.map(|(take, &at)| locked[at].get(take.key).unwrap_or(0)).collect();
         let decisions = Take::decide(takes, &mut tats, now);
         for ((take, at), tat) in takes.iter().zip(places).zip(tats) {
-            match locked[at].0.get_mut(&take.key) {
+            match locked[at].get_mut(take.key) {
                 Some(kept) => *kept = tat,
                 None => self.insert(&mut locked[at], take.key, tat, now),
             }
@@ -144,7 +140,7 @@ impl Shards {
     fn settle(&self, settlement: &Settlement) {
         let (key, now) = (settlement.key, nanos(settlement.now));
         let mut tats = self.shards[place(key)].lock();
-        match tats.0.get_mut(&key) {
+        match tats.get_mut(key) {
             Some(tat) => *tat = settlement.settle(*tat, now),
             None => {
                 let tat = settlement.settle(0, now);
@@ -153,17 +149,16 @@ impl Shards {
         }
     }
 
-    fn insert(&self, tats: &mut Tats, key: PartitionKey, tat: u64, now: u64) {
+    fn insert(&self, tats: &mut Table, key: PartitionKey, tat: u64, now: u64) {
         if tat <= now {
             return;
         }
         let max_keys =
             if key.is_anonymous() { self.max_anonymous_keys_each } else { self.max_keys_each };
-        if tats.0.len() >= max_keys {
-            let evicted = tats.make_room(max_keys, now);
+        let evicted = tats.insert(key, tat, now, max_keys);
+        if evicted > 0 {
             self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
         }
-        tats.0.insert(key, tat);
     }
 }
 
@@ -176,29 +171,8 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-impl Tats {
-    /// Forgets what may be forgotten; failing that, an eighth, those that owe least first (RL-47).
-    /// Answers how many of these there were.
-    fn make_room(&mut self, max_keys: usize, now: u64) -> usize {
-        self.0.retain(|_, tat| *tat > now);
-        let before = self.0.len();
-        let mut excess = before.saturating_sub(max_keys - max_keys.div_ceil(8));
-        if excess == 0 {
-            return 0;
-        }
-        let mut sorted: Vec<u64> = self.0.values().copied().collect();
-        let (_, &mut last, _) = sorted.select_nth_unstable(excess - 1);
-        self.0.retain(|_, tat| {
-            let goes = *tat <= last && excess > 0;
-            excess -= usize::from(goes);
-            !goes
-        });
-        before - self.0.len()
-    }
-}
-
 impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Tats> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
