@@ -140,23 +140,25 @@ impl Config {
         self: &Arc<Self>,
         limits: &Limits,
         question: &Question,
-        answers: Answers,
+        answers: &mut Answers,
         request: &mut Request<B>,
     ) -> Result<Passed, Box<Response<Bytes>>> {
-        let decisions = answers.enforced.map_err(|error| {
+        let Some(Ok(decisions)) = &answers.enforced else {
+            let error = answers.enforced.take().and_then(Result::err);
+            let error = error.unwrap_or_else(|| StoreError::new("the store has not answered"));
             limits.unavailable(&error, question.enforced.now);
-            self.refuse(error.into(), request)
-        })?;
+            return Err(self.refuse(error.into(), request));
+        };
         let takes = question.enforced.takes();
         if let Some(slot) = AuditSlot::of(request.extensions()) {
-            limits.note(slot, takes, &decisions);
+            limits.note(slot, takes, decisions);
             if decisions.are_fallback() {
                 slot.fell_back();
             }
         }
-        let fields = limits.shown.fields(takes, &decisions, || self.clock.now());
+        let fields = limits.shown.fields(takes, decisions, || self.clock.now());
         if !decisions.are_allowed() {
-            let rejection = limits.rejection(&question.enforced, &decisions);
+            let rejection = limits.rejection(&question.enforced, decisions);
             let mut response = self.refuse(rejection, request);
             if let Some(fields) = fields {
                 fields.add_to(&mut response);
@@ -166,8 +168,8 @@ impl Config {
         if !limits.have_more_to_do {
             return Ok(Passed { fields, refunds: None });
         }
-        let shadows = limits.shadows(question, answers.shadows, request);
-        let enforced = limits.enforced.iter().zip(Taken::all(&question.enforced, &decisions));
+        let shadows = limits.shadows(question, &answers.shadows, request);
+        let enforced = limits.enforced.iter().zip(Taken::all(&question.enforced, decisions));
         let (mut settled, mut refunded) = (Vec::new(), Vec::new());
         for (limit, taken) in enforced.chain(shadows) {
             match limit.policy.afterwards {
@@ -323,7 +325,7 @@ impl Limits {
     fn shadows<B>(
         &self,
         question: &Question,
-        answers: Vec<Result<Decisions, StoreError>>,
+        answers: &[Result<Decisions, StoreError>],
         request: &Request<B>,
     ) -> Vec<(&Limit, Taken)> {
         let mut taken = Vec::new();
@@ -331,7 +333,7 @@ impl Limits {
         for ((limit, asked), answer) in each {
             match answer {
                 Ok(decisions) if decisions.are_allowed() => {
-                    taken.extend(Taken::all(asked, &decisions).map(|taken| (limit, taken)));
+                    taken.extend(Taken::all(asked, decisions).map(|taken| (limit, taken)));
                 }
                 Ok(_) => {
                     trace::would_limit(&limit.policy.name);
@@ -339,7 +341,7 @@ impl Limits {
                         slot.would_limit(limit.policy.name.clone());
                     }
                 }
-                Err(error) => self.unavailable(&error, asked.now),
+                Err(error) => self.unavailable(error, asked.now),
             }
         }
         taken

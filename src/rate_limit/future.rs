@@ -76,16 +76,17 @@ where
                     return Poll::Ready(result);
                 }
                 StateProj::Asking { answer, waiting } => {
-                    let (question, answers) = ready!(answer.as_mut().poll(cx));
+                    let (question, mut answers) = ready!(answer.as_mut().poll(cx));
                     let Waiting { mut service, mut request, limits, config } =
                         *waiting.take().expect("polled after completion");
-                    let answer = match config.conclude(&limits, &question, answers, &mut request) {
-                        Ok(passed) => {
-                            *this.passed = passed;
-                            AnswerFuture::service(service.call(request))
-                        }
-                        Err(response) => AnswerFuture::refused(response),
-                    };
+                    let answer =
+                        match config.conclude(&limits, &question, &mut answers, &mut request) {
+                            Ok(passed) => {
+                                *this.passed = passed;
+                                AnswerFuture::service(service.call(request))
+                            }
+                            Err(response) => AnswerFuture::refused(response),
+                        };
                     this.state.set(State::Answer { answer });
                 }
             }

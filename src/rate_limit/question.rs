@@ -1,7 +1,6 @@
 //! Asking a store, at once where it can answer.
 
 use std::future::poll_fn;
-use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,8 +16,10 @@ pub(super) struct Question {
     pub(super) shadows: Vec<TakeRequest>,
 }
 
+/// What has been answered so far.
+#[derive(Default)]
 pub(super) struct Answers {
-    pub(super) enforced: Result<Decisions, StoreError>,
+    pub(super) enforced: Option<Result<Decisions, StoreError>>,
     /// As many as there are policies in shadow, or fewer where the request is refused.
     pub(super) shadows: Vec<Result<Decisions, StoreError>>,
 }
@@ -27,51 +28,48 @@ pub(super) struct Answers {
 pub(super) type Asking = Pin<Box<dyn Future<Output = (Question, Answers)> + Send>>;
 
 impl Question {
-    /// All answers, where none of them has to be waited for; else to go on with those that there are.
-    pub(super) fn try_ask(&self, store: &dyn ErasedStore) -> ControlFlow<Answers, Option<Answers>> {
-        let enforced = if self.enforced.takes().is_empty() {
+    /// Asks what is answered at once, and answers whether that is everything.
+    ///
+    /// Into a place of the caller's, because every request would move the answers several times.
+    pub(super) fn try_ask(&self, store: &dyn ErasedStore, answers: &mut Answers) -> bool {
+        answers.enforced = match self.enforced.takes() {
             // All policies are in shadow.
-            Ok(Decisions::from_iter([]))
-        } else {
-            let Some(answer) = store.try_take(&self.enforced) else {
-                return ControlFlow::Continue(None);
-            };
-            complete(&self.enforced, answer)
+            [] => Some(Ok(Decisions::from_iter([]))),
+            _ => store.try_take(&self.enforced),
         };
-        let mut answers = Answers { enforced, shadows: Vec::new() };
-        while let Some(shadow) = self.open(&answers) {
-            match store.try_take(shadow) {
-                Some(answer) => answers.shadows.push(complete(shadow, answer)),
-                None => return ControlFlow::Continue(Some(answers)),
+        complete(&self.enforced, &mut answers.enforced);
+        while let Some(shadow) = self.open(answers) {
+            let mut answer = store.try_take(shadow);
+            complete(shadow, &mut answer);
+            match answer {
+                Some(answer) => answers.shadows.push(answer),
+                None => return false,
             }
         }
-        ControlFlow::Break(answers)
+        answers.enforced.is_some()
     }
 
     /// All answers, after those that [`try_ask`](Self::try_ask) has got. Policies in shadow do not
     /// wait for each other.
     pub(super) fn ask(
         self,
-        answered: Option<Answers>,
+        mut answers: Answers,
         store: Arc<dyn ErasedStore>,
         clock: Arc<dyn Clock>,
     ) -> Asking {
         Box::pin(async move {
-            let mut answers = match answered {
-                Some(answers) => answers,
-                None => {
-                    let answer = store.clone().take(self.enforced.clone()).await;
-                    let enforced = complete(&self.enforced, answer);
-                    Answers { enforced, shadows: Vec::new() }
-                }
-            };
+            if answers.enforced.is_none() {
+                answers.enforced = Some(store.clone().take(self.enforced.clone()).await);
+                complete(&self.enforced, &mut answers.enforced);
+            }
             if self.open(&answers).is_some() {
                 let waited = clock.monotonic().saturating_sub(self.enforced.now);
                 let open = &self.shadows[answers.shadows.len()..];
                 let takings = open.iter().map(|one| store.clone().take(one.clone().after(waited)));
-                let decided = all(takings.collect()).await;
-                let decided = open.iter().zip(decided);
-                answers.shadows.extend(decided.map(|(one, answer)| complete(one, answer)));
+                for (one, mut answer) in open.iter().zip(all(takings.collect()).await) {
+                    complete(one, &mut answer);
+                    answers.shadows.extend(answer);
+                }
             }
             (self, answers)
         })
@@ -79,13 +77,13 @@ impl Question {
 
     /// The next policy in shadow to ask, of a request that is let through.
     fn open(&self, answers: &Answers) -> Option<&TakeRequest> {
-        let passes = answers.enforced.as_ref().is_ok_and(|decisions| decisions.are_allowed());
+        let passes = matches!(&answers.enforced, Some(Ok(decisions)) if decisions.are_allowed());
         self.shadows.get(answers.shadows.len()).filter(|_| passes)
     }
 }
 
 /// What is answered to all of these, which are asked at the same time.
-async fn all(mut takings: Vec<Taking>) -> Vec<Result<Decisions, StoreError>> {
+async fn all(mut takings: Vec<Taking>) -> Vec<Option<Result<Decisions, StoreError>>> {
     let mut answers: Vec<_> = takings.iter().map(|_| None).collect();
     poll_fn(|cx| {
         for (taking, answer) in takings.iter_mut().zip(&mut answers) {
@@ -98,18 +96,15 @@ async fn all(mut takings: Vec<Taking>) -> Vec<Result<Decisions, StoreError>> {
         if answers.iter().all(Option::is_some) { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
-    answers.into_iter().flatten().collect()
+    answers
 }
 
 /// A store that leaves something undecided has not answered.
-fn complete(
-    asked: &TakeRequest,
-    answer: Result<Decisions, StoreError>,
-) -> Result<Decisions, StoreError> {
-    match answer {
-        Ok(decisions) if decisions.len() != asked.takes().len() => {
-            Err(StoreError::new("the store has not decided on everything that it was asked"))
-        }
-        answer => answer,
+fn complete(asked: &TakeRequest, answer: &mut Option<Result<Decisions, StoreError>>) {
+    if let Some(Ok(decisions)) = answer
+        && decisions.len() != asked.takes().len()
+    {
+        let incomplete = "the store has not decided on everything that it was asked";
+        *answer = Some(Err(StoreError::new(incomplete)));
     }
 }

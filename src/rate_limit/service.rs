@@ -1,5 +1,4 @@
 use std::fmt;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -11,6 +10,7 @@ use tower_service::Service;
 use crate::rate_limit::RateLimitFuture;
 use crate::rate_limit::config::{Config, Passed};
 use crate::rate_limit::future::Waiting;
+use crate::rate_limit::question::Answers;
 use crate::rejection::ResponseBody;
 
 /// Middleware that limits how often each caller comes; see the [module](crate::rate_limit).
@@ -51,16 +51,14 @@ where
                 return RateLimitFuture::refused(config.refuse(rejection, &request));
             }
         };
-        let answered = match question.try_ask(&*config.store) {
-            ControlFlow::Break(answers) => {
-                return match config.conclude(limits, &question, answers, &mut request) {
-                    Ok(passed) => RateLimitFuture::service(self.inner.call(request), passed),
-                    Err(response) => RateLimitFuture::refused(response),
-                };
-            }
-            ControlFlow::Continue(answered) => answered,
-        };
-        let asking = question.ask(answered, config.store.clone(), config.clock.clone());
+        let mut answers = Answers::default();
+        if question.try_ask(&*config.store, &mut answers) {
+            return match config.conclude(limits, &question, &mut answers, &mut request) {
+                Ok(passed) => RateLimitFuture::service(self.inner.call(request), passed),
+                Err(response) => RateLimitFuture::refused(response),
+            };
+        }
+        let asking = question.ask(answers, config.store.clone(), config.clock.clone());
         let (limits, config) = (limits.clone(), config.clone());
         // The service that is ready waits for the answer; the clone is not.
         let next = self.inner.clone();
