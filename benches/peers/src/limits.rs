@@ -18,6 +18,7 @@ use axum_governor::extractor::PeerIp;
 use governor::{DefaultKeyedRateLimiter, RateLimiter};
 use http::{Request, Response};
 use tower::{Layer, Service};
+use tower_gate::rate_limit::HeaderStyle;
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{RateLimitStore, TakeRequest};
 use tower_gate::{Clock, PartitionKey, PeerAddr, Quota, RateLimitLayer, SystemClock};
@@ -27,10 +28,11 @@ use crate::harness::{Subject, Times, median};
 
 const EMPTY: &str = "empty service";
 const OURS: &str = "tower-gate, by_address, with its fields";
-const TOWER_GOVERNOR: &str = "tower_governor 0.8.0";
-const WITH_HEADERS: &str = "tower_governor 0.8.0, use_headers";
+const OURS_BARE: &str = "tower-gate, by_address, HeaderStyle::None";
+const TOWER_GOVERNOR: &str = "tower_governor 0.8.0, use_headers";
+const TOWER_GOVERNOR_BARE: &str = "tower_governor 0.8.0";
 const AXUM_GOVERNOR: &str = "axum-governor 2.1.2";
-const LAYERS: [&str; 4] = [OURS, TOWER_GOVERNOR, WITH_HEADERS, AXUM_GOVERNOR];
+const LAYERS: [&str; 5] = [OURS, TOWER_GOVERNOR, OURS_BARE, TOWER_GOVERNOR_BARE, AXUM_GOVERNOR];
 
 const STORE: [&str; 2] = ["MemoryStore, 1 key", "MemoryStore, 1 M keys"];
 const GOVERNOR: [&str; 2] = ["governor 0.10.4, 1 key", "governor 0.10.4, 1 M keys"];
@@ -47,8 +49,10 @@ pub(crate) fn print(turns: usize) {
     for name in LAYERS {
         println!("{name:<44}{:>15.0} ns", layers.above(name, EMPTY));
     }
-    let ratio = layers.above(TOWER_GOVERNOR, EMPTY) / layers.above(OURS, EMPTY);
-    println!("{:<44}{ratio:>16.1} ×", "tower_governor / tower-gate");
+    for (theirs, ours) in [(TOWER_GOVERNOR, OURS), (TOWER_GOVERNOR_BARE, OURS_BARE)] {
+        let ratio = layers.above(theirs, EMPTY) / layers.above(ours, EMPTY);
+        println!("{:<44}{ratio:>16.2} ×", format!("{theirs} / ours"));
+    }
 
     println!("a decision, clock included");
     let decisions = Times::measure(turns, decisions());
@@ -90,12 +94,13 @@ fn layers() -> Vec<Subject> {
         .quota_default(quota)
         .finish()
         .unwrap();
-    let ours = RateLimitLayer::by_address(MemoryStore::new(), Quota::per_second(UNITS));
+    let ours = || RateLimitLayer::by_address(MemoryStore::new(), Quota::per_second(UNITS));
     vec![
         subject(EMPTY, Nothing),
-        subject(OURS, ours.layer(Nothing)),
-        subject(TOWER_GOVERNOR, tower_governor::GovernorLayer::new(bare).layer(Nothing)),
-        subject(WITH_HEADERS, tower_governor::GovernorLayer::new(with_headers).layer(Nothing)),
+        subject(OURS, ours().layer(Nothing)),
+        subject(OURS_BARE, ours().with_headers(HeaderStyle::None).layer(Nothing)),
+        subject(TOWER_GOVERNOR, tower_governor::GovernorLayer::new(with_headers).layer(Nothing)),
+        subject(TOWER_GOVERNOR_BARE, tower_governor::GovernorLayer::new(bare).layer(Nothing)),
         subject(AXUM_GOVERNOR, axum_governor::GovernorLayer::new(axum_governor).layer(Nothing)),
     ]
 }

@@ -57,9 +57,7 @@ fn main() {
     row(WARM_LAYER, &|times| micros(warm(times)));
     println!("bars");
     row("JwtVerifier above the signature", &|times| micros(times.above(COLD, RAW)));
-    row("token seen before, above an empty service", &|times| {
-        format!("{:.0} ns", warm(times))
-    });
+    row("token seen before, above an empty service", &|times| format!("{:.0} ns", warm(times)));
     row("best peer / token seen before", &|times| {
         let best = PEERS.map(|peer| times.above(peer, EMPTY)).into_iter().fold(f64::MAX, f64::min);
         format!("{:.0} ×", best / warm(times))
