@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPoolOptions;
-use tower_gate::store::TokenStore;
+use tower_gate::store::memory::MemoryRevocations;
 use tower_gate::store::postgres::PostgresTokenStore;
 use tower_gate::store::sqlite::SqliteTokenStore;
+use tower_gate::store::{RevocationStore, TokenStore};
 use tower_gate::verifier::opaque::{NewToken, TokenError};
+use tower_gate::verifier::revocable::Revocations;
 
 use crate::scene::{SERVER, Scene, at, fresh_file, postgres_pool, sqlite_pool};
 use crate::servers::postgres::Postgres;
@@ -172,6 +174,24 @@ async fn a_slow_answer_is_not_waited_for() {
     assert_eq!(began.elapsed().as_millis(), 500, "the timeout of the verifier");
     store.release();
     assert_eq!(scene.status(good.expose()).await, 200);
+}
+
+/// Whoever does not hear that a token was replaced tries again.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_whose_answer_was_lost_is_told_to_other_nodes_by_the_next_try() {
+    let (store, kept) = (Watched::new(), MemoryRevocations::new());
+    let revocations = Revocations::builder(kept.clone()).start().unwrap();
+    let scene = Scene::with(store.clone(), |builder| builder.with_revocations(&revocations));
+    let id = scene.issue("user-1").await.record.id;
+    store.hold();
+    let lost = scene.tokens.rotate(&id, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(lost, TokenError::Store(_)), "{lost}");
+    store.release();
+    let again = scene.tokens.rotate(&id, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(again, TokenError::Replaced), "{again}");
+    let told = kept.revoked_since(0).await.unwrap().revocations;
+    assert_eq!(told.len(), 1, "OPAQUE-70: {told:?}");
+    assert_eq!(revocations.len(), 1);
 }
 
 #[tokio::test]
