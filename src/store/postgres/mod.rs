@@ -20,7 +20,8 @@
 //! and write them leaves [`migrate`](PostgresTokenStore::migrate) to one that may make them.
 //!
 //! Writers wait while `migrate` adds an index to a table of an earlier version. Whoever has so many
-//! tokens that this takes too long makes it beforehand, under the name that it is going to have:
+//! tokens that this takes too long makes it beforehand, under the name that it is going to have (and
+//! drops it first where that has failed before):
 //!
 //! ```sql
 //! CREATE INDEX CONCURRENTLY tower_gate_tokens_expires_at ON tower_gate_tokens (expires_at);

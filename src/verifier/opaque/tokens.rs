@@ -173,8 +173,8 @@ impl OpaqueTokens {
     /// # Errors
     ///
     /// [`TokenError`]: of all that replace one token at once, one gets the successor, the others
-    /// [`TokenError::Replaced`]. So does whoever tries again because the store did not answer, although
-    /// it had replaced the token; other nodes are told then.
+    /// [`TokenError::Replaced`]. So does whoever tries again although a token was replaced, because
+    /// nobody waited for the answer; other nodes are told then.
     pub async fn rotate(&self, id: &str, overlap: Duration) -> Result<IssuedToken, TokenError> {
         let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
         let now = self.clock.now();
@@ -200,14 +200,22 @@ impl OpaqueTokens {
         let successor = issued.record.clone();
         let replacement = Replacement { id: old.id, until, now, successor };
         let forget = self.forget(TokenFilter::Id(replacement.id.clone()));
-        if !self.within(self.store.replace(&replacement)).await? {
+        let replaced = match self.within(self.store.replace(&replacement)).await {
+            Ok(replaced) => replaced,
+            // It may have done so and not come to saying it: the successor is nowhere else, and must
+            // not be lost.
+            Err(error) => match self.describe(&replacement.id).await {
+                Ok(Some(old)) if old.replaced_by.as_ref() == Some(&issued.record.id) => true,
+                _ => return Err(error.into()),
+            },
+        };
+        if !replaced {
             return Ok(None);
         }
         let which = forget.which.clone();
         drop(forget);
         self.unknown.count_issued();
         if let Err(error) = self.tell_nodes(which, now).await {
-            // The successor is nowhere else, and must not be lost.
             trace::nodes_not_told(&error);
         }
         Ok(Some(issued))
