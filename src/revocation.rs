@@ -39,7 +39,9 @@ use serde::{Deserialize, Serialize};
 /// # let _ = (lost, logged_out, leaked, all);
 /// ```
 ///
-/// Its serialised form is what stores keep, and stable.
+/// Its serialised form is what stores keep, and stable. A later version writes the same, but for what
+/// only it can say; an earlier one that meets this in a store cannot tell what is revoked, and refuses
+/// with 503 rather than guess. So all nodes are brought up to date before anybody uses what is new.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 #[must_use = "it revokes nothing until it is given to `Revocations::revoke`"]

@@ -501,6 +501,65 @@ async fn tokens_outlive_the_process_in_sqlite() {
 }
 
 #[tokio::test]
+async fn a_new_pepper_leaves_tokens_good_until_the_old_one_is_left_out() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("api-peppers.db");
+    for ending in ["", "-wal", "-shm", ".new"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
+    }
+    let tokens = format!("sqlite:{}", path.display());
+    let (old, new) = (file("old.pepper", &"o".repeat(32)), format!("{}.new", path.display()));
+    let demo = async |flags: &[&str]| {
+        let mut api = Api::start(&[&["--demo", "--tokens", &tokens], flags].concat());
+        let token = api.tokens().pop().unwrap().1;
+        assert_eq!(api.outcome("GET", "/api/v1/reports", &token).await.0, 200);
+        assert!(api.terminate());
+        token
+    };
+    let first = demo(&["--pepper-file", &old]).await;
+    // It is made, and the older one stays.
+    let both = ["--pepper-file", &new, "--pepper-file", &old];
+    let second = demo(&both).await;
+    let moved = format!("{old}.moved");
+    std::fs::rename(&old, &moved).unwrap();
+    for (peppers, expected) in [
+        (&["--pepper-file", &new, "--pepper-file", &moved][..], [200, 200]),
+        (&["--pepper-file", &new], [401, 200]),
+    ] {
+        let api = Api::start(&[&["--tokens", &*tokens], peppers].concat());
+        for (token, status) in [&first, &second].into_iter().zip(expected) {
+            let outcome = api.outcome("GET", "/api/v1/reports", token).await;
+            assert_eq!(outcome.0, status, "{peppers:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn programs_that_start_at_once_have_one_pepper() {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("api-at-once.db");
+    for ending in ["", "-wal", "-shm", ".pepper"] {
+        let _ = std::fs::remove_file(format!("{}{ending}", path.display()));
+    }
+    let tokens = format!("sqlite:{}", path.display());
+    let starting = (0..4).map(|_| {
+        let tokens = tokens.clone();
+        std::thread::spawn(move || Api::start(&["--demo", "--tokens", &tokens]))
+    });
+    let starting: Vec<_> = starting.collect();
+    let mut programs: Vec<_> = starting.into_iter().map(|api| api.join().unwrap()).collect();
+    for n in 0..4 {
+        let token = programs[n].tokens().pop().unwrap().1;
+        for other in &programs {
+            let outcome = other.outcome("GET", "/api/v1/reports", &token).await;
+            assert_eq!(outcome.0, 200, "the token of program {n}");
+        }
+    }
+    let name = |entry: std::io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+    let left = std::fs::read_dir(path.parent().unwrap()).unwrap().map(name);
+    let left = left.filter(|name| name.to_string_lossy().starts_with("api-at-once.db.pepper"));
+    assert_eq!(left.count(), 1, "nothing else is left");
+}
+
+#[tokio::test]
 async fn tokens_outlive_the_process_in_postgres() {
     let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
     let (url, pepper) = (server.url("postgres"), file("postgres.pepper", &"p".repeat(32)));
@@ -689,6 +748,10 @@ fn a_wrong_flag_is_explained_in_one_line() {
         (&["--tokens", "sqlite:/nowhere/at/all.db", "--pepper-file", &pepper], "--tokens sqlite:"),
         (&["--tokens", "sqlite:/nowhere/at/all.db"], "--pepper-file /nowhere/at/all.db.pepper"),
         (&["--tokens", "sqlite:x", "--pepper-file", &short], "at least 32"),
+        (
+            &["--tokens", "sqlite:x", "--pepper-file", &pepper, "--pepper-file", "older"],
+            "--pepper-file older",
+        ),
         (
             &["--tokens", "postgres://u:s3cret@127.0.0.1:1/x", "--pepper-file", &pepper],
             "--tokens postgres://…@127.0.0.1:1/x",

@@ -27,8 +27,10 @@ pub(crate) const HELP: &str = "\
 --introspect URL         RFC 7662 endpoint for tokens that are not JWTs
 --introspect-client ID:SECRET
 --tokens URL             opaque tokens in sqlite:PATH or postgres://…
---pepper-file FILE       the secret of their digests, made where there is none
-                         (default PATH.pepper, or api.pepper for PostgreSQL)
+--pepper-file FILE       the secret of their digests, made where there is none; repeatable:
+                         new tokens are under the first, those under the others stay good
+                         (default PATH.pepper, or api.pepper for PostgreSQL: keep it out
+                         of the backups of the tokens, and do not lose it)
 --redis URL              limits and revocations in Redis, which nodes share
 --audit FILE             audit events, one JSON object a line
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
@@ -42,6 +44,9 @@ pub(crate) const HELP: &str = "\
 A flag that would do nothing, or is given twice, is an error.
 ";
 
+const REPEATABLE: [&str; 6] =
+    ["audience", "limit", "pepper-file", "policy", "shadow", "trust-proxy"];
+
 pub(crate) struct Flags {
     pub(crate) listen: SocketAddr,
     pub(crate) issuer: Option<String>,
@@ -52,7 +57,7 @@ pub(crate) struct Flags {
     pub(crate) introspect: Option<String>,
     pub(crate) introspect_client: Option<(String, String)>,
     pub(crate) tokens: Option<String>,
-    pub(crate) pepper_file: Option<PathBuf>,
+    pub(crate) pepper_files: Vec<PathBuf>,
     pub(crate) redis: Option<String>,
     pub(crate) audit: Option<PathBuf>,
     pub(crate) proxies: Vec<Network>,
@@ -92,7 +97,7 @@ impl Flags {
             introspect: None,
             introspect_client: None,
             tokens: None,
-            pepper_file: None,
+            pepper_files: Vec::new(),
             redis: None,
             audit: None,
             proxies: Vec::new(),
@@ -110,7 +115,7 @@ impl Flags {
         let mut names = HashSet::from(["default", "partner", "internal"].map(str::to_owned));
         while let Some(argument) = parser.next()? {
             if let Long(name) = argument
-                && !["audience", "limit", "policy", "shadow", "trust-proxy"].contains(&name)
+                && !REPEATABLE.contains(&name)
             {
                 once(&mut given, format!("--{name}"))?;
             }
@@ -136,7 +141,10 @@ impl Flags {
                     flags.introspect_client = Some((id.to_owned(), secret.to_owned()));
                 }
                 Long("tokens") => flags.tokens = Some(text(&mut parser)?),
-                Long("pepper-file") => flags.pepper_file = Some(parser.value()?.into()),
+                Long("pepper-file") => {
+                    given.insert("--pepper-file".to_owned());
+                    flags.pepper_files.push(parser.value()?.into());
+                }
                 Long("redis") => flags.redis = Some(text(&mut parser)?),
                 Long("audit") => flags.audit = Some(parser.value()?.into()),
                 Long("trust-proxy") => flags.proxies.push(value(&mut parser, "trust-proxy")?),

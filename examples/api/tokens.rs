@@ -1,9 +1,11 @@
 //! Opaque tokens: where they are kept, and the routes of those who manage them.
 
 use std::fs::OpenOptions;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path as PathOf, Query, State};
 use axum::http::StatusCode;
@@ -79,20 +81,44 @@ impl Tokens {
     }
 }
 
-/// A secret in a file of its own, which is made where there is none.
+/// The newest first, which is made where there is none.
 fn peppers(flags: &Flags, default: String) -> Result<Peppers, Error> {
-    let path = &flags.pepper_file.clone().unwrap_or_else(|| default.into());
-    let named = |error: Error| Error::from(format!("--pepper-file {}: {error}", path.display()));
-    let read = || -> Result<Vec<u8>, Error> {
-        if let Ok(mut file) = private().create_new(true).open(path) {
-            file.write_all(&random()?)?;
-        }
-        let mut secret = Vec::new();
-        OpenOptions::new().read(true).open(path)?.read_to_end(&mut secret)?;
-        Ok(secret)
-    };
-    let secret = read().map_err(named)?;
-    Ok(Peppers::new(Pepper::new("1", &secret).map_err(|error| named(error.into()))?))
+    let mut paths = flags.pepper_files.clone();
+    if paths.is_empty() {
+        paths.push(default.into());
+    }
+    let named = |path: &Path, error: Error| format!("--pepper-file {}: {error}", path.display());
+    if !paths[0].exists() {
+        make_secret(&paths[0]).map_err(|error| named(&paths[0], error))?;
+    }
+    let peppers = paths.iter().map(|path| pepper(path).map_err(|error| named(path, error)));
+    let mut peppers = peppers.collect::<Result<Vec<_>, _>>()?.into_iter();
+    let all = Peppers::new(peppers.next().ok_or("there is no pepper")?);
+    peppers.try_for_each(|older| all.accept(older))?;
+    Ok(all)
+}
+
+/// Named after what is in the file, wherever that is moved.
+fn pepper(path: &Path) -> Result<Pepper, Error> {
+    let secret = std::fs::read(path)?;
+    let digest = digest(&SHA256, &secret);
+    let name: String = digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Pepper::new(&name, &secret)?)
+}
+
+/// All at once: of several programs that start together, one makes it and the others find it whole.
+fn make_secret(path: &Path) -> Result<(), Error> {
+    let mut own = path.as_os_str().to_owned();
+    own.push(format!(".{:x}", u32::from_ne_bytes(random()?)));
+    let mut file = private().create_new(true).open(&own)?;
+    file.write_all(&random::<32>()?)?;
+    file.sync_all()?;
+    let made = std::fs::hard_link(&own, path);
+    std::fs::remove_file(&own)?;
+    match made {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => Ok(made?),
+    }
 }
 
 /// A new file that nobody else may read.
@@ -104,8 +130,8 @@ fn private() -> OpenOptions {
     options
 }
 
-fn random() -> Result<[u8; 32], Error> {
-    let mut secret = [0; 32];
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut secret = [0; N];
     aws_lc_rs::rand::fill(&mut secret).map_err(|_| "the machine has no random bytes")?;
     Ok(secret)
 }
@@ -127,7 +153,7 @@ async fn in_memory(flags: &Flags, revocations: &Revocations) -> Result<Option<To
     let pool = SqlitePoolOptions::new().max_connections(1).idle_timeout(None).max_lifetime(None);
     let store = SqliteTokenStore::new(pool.connect("sqlite::memory:").await?);
     store.migrate().await?;
-    let peppers = Peppers::new(Pepper::new("demo", &random()?)?);
+    let peppers = Peppers::new(Pepper::new("demo", &random::<32>()?)?);
     let builder = builder(flags, store, peppers).with_revocations(revocations);
     Ok(Some(Tokens(builder.build()?)))
 }

@@ -17,7 +17,7 @@ use crate::store::StoreError;
 /// there is something.
 ///
 /// **Contract.** Once [`revoke`](Self::revoke) has returned, every `revoked_since` that begins
-/// afterwards, on any node, has the revocation behind the position that it had before. Positions
+/// afterwards, on any node, has the revocations behind the position that it had before. Positions
 /// grow: what is added later has a higher one, also where two nodes write at the same time. So a
 /// position is given out only while nobody can still add something at a lower one. Position zero is
 /// before everything. A store in whose place another came, which has not counted as far, answers with
@@ -55,8 +55,9 @@ use crate::store::StoreError;
 ///
 /// impl RevocationStore for LogStore {
 ///     async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
-///         let line = serde_json::to_string(&request.revocation).map_err(StoreError::new)?;
-///         self.lines.lock().unwrap().push(line);
+///         let new = request.revocations.iter().map(serde_json::to_string);
+///         let new: Result<Vec<_>, _> = new.collect();
+///         self.lines.lock().unwrap().extend(new.map_err(StoreError::new)?);
 ///         Ok(())
 ///     }
 ///
@@ -86,7 +87,8 @@ use crate::store::StoreError;
             `RevocationStore`"
 )]
 pub trait RevocationStore: Send + Sync + 'static {
-    /// Keeps a revocation until its end, and tells all who watch.
+    /// Keeps revocations until their ends, and tells all who watch. When it fails, it may have kept
+    /// none of them, some or all.
     fn revoke(
         &self,
         request: &RevokeRequest,
@@ -127,8 +129,8 @@ impl<S: RevocationStore + ?Sized> RevocationStore for Arc<S> {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct RevokeRequest {
-    /// Which tokens.
-    pub revocation: Revocation,
+    /// Which tokens: one revocation or more, at most a thousand.
+    pub revocations: Vec<Revocation>,
     /// The time, for stores without a clock of their own: what has ended by then may go.
     pub now: SystemTime,
 }
@@ -137,7 +139,13 @@ impl RevokeRequest {
     /// A request to keep this revocation.
     #[must_use]
     pub fn new(revocation: Revocation, now: SystemTime) -> Self {
-        Self { revocation, now }
+        Self::of(vec![revocation], now)
+    }
+
+    /// A request to keep all of these.
+    #[must_use]
+    pub fn of(revocations: Vec<Revocation>, now: SystemTime) -> Self {
+        Self { revocations, now }
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) fn checked(record: &TokenRecord) -> Result<&TokenRecord, Error> {
 macro_rules! token_store {
     ($store:ident over $database:ty, touch what is $free:literal
         $(, migrate after $migrate:literal, replace after $replace:literal,
-            revoke after $revoke:literal)?) => {
+            revoke one after $revoke_one:literal, revoke many after $revoke_many:literal)?) => {
         impl $store {
             /// Over this pool, which stays the application's.
             #[must_use]
@@ -150,7 +150,13 @@ macro_rules! token_store {
                 at: SystemTime,
             ) -> Result<u64, sqlx::Error> {
                 let mut transaction = self.begin().await?;
-                $(sqlx::query($revoke).execute(&mut *transaction).await?;)?
+                $(
+                    let before = match which {
+                        TokenFilter::Id(_) => $revoke_one,
+                        _ => $revoke_many,
+                    };
+                    sqlx::query(before).execute(&mut *transaction).await?;
+                )?
                 let mut statement =
                     sqlx::QueryBuilder::new("UPDATE tower_gate_tokens SET revoked_at = ");
                 statement.push_bind(sql::to_millis(at)).push(" WHERE revoked_at IS NULL AND ");

@@ -1,5 +1,6 @@
 //! What every store does.
 
+use std::collections::HashSet;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tower_gate::Revocation;
@@ -34,6 +35,7 @@ contract! {
         a_node_that_starts_later_knows_all
         positions_miss_nothing_that_is_written_at_the_same_time
         more_than_a_page_is_read_whole
+        many_in_one_request_are_kept_as_if_each_came_alone
         any_text_can_be_a_name
         nodes_that_are_told_do_not_wait_for_their_poll
     ]
@@ -233,6 +235,31 @@ async fn more_than_a_page_is_read_whole<S: Shared>(fresh: impl Fn() -> S) {
     let node = Node::start(shared.store().await).await;
     assert_eq!(node.revocations.len(), MANY + 1, "OPAQUE-73");
     assert!(!node.accepts("subject").await, "the last of all");
+    assert!(node.accepts("base").await);
+}
+
+async fn many_in_one_request_are_kept_as_if_each_came_alone<S: Shared>(fresh: impl Fn() -> S) {
+    let shared = fresh();
+    let (store, now) = (shared.store().await, SystemTime::now());
+    let known = store.revoked_since(0).await.unwrap().position;
+    let mut many: Vec<_> =
+        (0..998).map(|n| Revocation::token(ISSUER, &format!("id-{n}"))).collect();
+    many.push(Revocation::subject(ISSUER, "bob").with_end(in_an_hour()));
+    many.push(many[0].clone());
+    store.revoke(&RevokeRequest::of(many.clone(), now)).await.unwrap();
+    let page = store.revoked_since(known).await.unwrap();
+    let seen: HashSet<_> = page.revocations.into_iter().collect();
+    assert_eq!(seen, many.into_iter().collect(), "OPAQUE-73: one was said twice");
+    let last = vec![Revocation::client(ISSUER, "app"), Revocation::issuer(PARTNER)];
+    store.revoke(&RevokeRequest::of(last.clone(), now)).await.unwrap();
+    let page = store.revoked_since(page.position).await.unwrap();
+    let seen: HashSet<_> = page.revocations.into_iter().collect();
+    assert_eq!(seen, last.into_iter().collect(), "OPAQUE-73");
+    let node = Node::start(shared.store().await).await;
+    assert_eq!(node.revocations.len(), 1001);
+    for name in ["subject", "client", "issuer"] {
+        assert!(!node.accepts(name).await, "OPAQUE-70: {name}");
+    }
     assert!(node.accepts("base").await);
 }
 

@@ -43,6 +43,7 @@ async fn a_revocation_is_over_at_its_end_and_then_leaves() {
     assert_eq!(node.revocations.len(), 5);
     // Ends are whole seconds, and no sooner than they were given.
     clock.advance(Duration::from_secs(1));
+    node.catches_up().await;
     for name in names {
         assert!(node.accepts(name).await, "OPAQUE-71: {name}");
     }
@@ -97,8 +98,10 @@ async fn where_tokens_are_known_to_end_it_lasts_until_they_have() {
             clock.set_now(began + life);
             assert!(!node.accepts("base").await, "OPAQUE-71: {revocation:?}");
             clock.set_now(began + life + Duration::from_secs(3));
+            node.catches_up().await;
             assert_eq!(node.accepts("base").await, ends, "OPAQUE-71: {revocation:?}");
             clock.set_now(began + DAY * 3650);
+            node.catches_up().await;
             assert_eq!(node.accepts("base").await, ends, "OPAQUE-71: {revocation:?}");
         }
     }
@@ -117,9 +120,11 @@ async fn tokens_that_live_longer_are_revoked_for_longer() {
     clock.advance(DAY * 30);
     assert!(!node.accepts("base").await, "OPAQUE-71");
     clock.advance(Duration::from_secs(3));
+    node.catches_up().await;
     assert!(node.accepts("base").await, "OPAQUE-71");
     assert!(!node.accepts("subject").await, "OPAQUE-71");
     clock.advance(DAY);
+    node.catches_up().await;
     assert!(node.accepts("subject").await, "OPAQUE-71");
 }
 
@@ -209,4 +214,36 @@ async fn servers_forget_a_bounded_number_with_each_revocation() {
         let counts = [&positions, &ends].map(|key| REDIS.command(&["ZCARD", key]));
         assert_eq!((rows, counts), (left, [left.to_string(), left.to_string()]), "OPAQUE-71");
     }
+}
+
+/// Also where the clock of the server goes back, and what came before has ended.
+#[tokio::test]
+async fn positions_never_go_back() {
+    let (redis, postgres) = (keys(), database());
+    let (in_redis, in_postgres) = (redis.store().await, postgres.store().await);
+    let now = SystemTime::now();
+    let ahead = (now + DAY).duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
+    let request =
+        |id: &str, end| RevokeRequest::new(Revocation::token(ISSUER, id).with_end(end), now);
+    let ended = serde_json::to_string(&Revocation::token(ISSUER, "ended")).unwrap();
+    let pool = pool(postgres.url()).await;
+    let insert = "INSERT INTO tower_gate_revocations (id, revocation, position, ends_at) \
+        VALUES ('x', $1, $2, 1)";
+    let insert = sqlx::query(insert).bind(&ended).bind(i64::try_from(ahead).unwrap());
+    insert.execute(&pool).await.unwrap();
+    let key = |name| format!("{{{}:revocations}}:{name}", redis.prefix);
+    REDIS.command(&["ZADD", &key("positions"), &ahead.to_string(), &ended]);
+    REDIS.command(&["ZADD", &key("ends"), "1", &ended]);
+
+    async fn grow(store: &impl RevocationStore, over: &RevokeRequest, new: &RevokeRequest) {
+        let read = store.revoked_since(0).await.unwrap().position;
+        store.revoke(over).await.unwrap();
+        store.revoke(new).await.unwrap();
+        let page = store.revoked_since(read).await.unwrap();
+        assert!(page.revocations.contains(&new.revocations[0]), "OPAQUE-73: {page:?}");
+        assert!(page.position > read, "OPAQUE-73: {page:?}");
+    }
+    let (over, new) = (request("over", now - DAY), request("new", now + DAY));
+    grow(&in_redis, &over, &new).await;
+    grow(&in_postgres, &over, &new).await;
 }

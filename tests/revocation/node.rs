@@ -155,6 +155,13 @@ impl Node {
         }
     }
 
+    /// Waits for a load after time has passed by the clock.
+    pub(crate) async fn catches_up(&self) {
+        while self.revocations.age().unwrap() > Duration::from_secs(10) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     pub(crate) async fn revoke(&self, revocation: Revocation) {
         self.revocations.revoke(revocation).await.unwrap();
     }

@@ -34,7 +34,7 @@ pub(crate) fn tokens(store: impl TokenStore, revocations: &Revocations) -> (Opaq
         .with_revocations(revocations)
         .build()
         .unwrap();
-    let verifier = RevocableVerifier::new(tokens.verifier(), revocations);
+    let verifier = tokens.verifier();
     (tokens, Node::behind(revocations.clone(), verifier, SystemClock))
 }
 

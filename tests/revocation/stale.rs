@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, advance, sleep};
 use tower_gate::store::memory::MemoryRevocations;
 use tower_gate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreError};
 use tower_gate::verifier::revocable::{InvalidRevocations, Revocations, WhenStale};
-use tower_gate::{ManualClock, Revocation};
+use tower_gate::{Clock, ManualClock, Revocation};
 
 use crate::node::{ISSUER, Node, principals};
 
@@ -21,6 +22,7 @@ pub(crate) struct Moody {
     pub(crate) kept: MemoryRevocations,
     mood: Arc<Mutex<Mood>>,
     loads: Arc<AtomicUsize>,
+    told: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -40,6 +42,11 @@ impl Moody {
         self.loads.load(Ordering::SeqCst)
     }
 
+    /// How often it was told to keep something.
+    pub(crate) fn told(&self) -> usize {
+        self.told.load(Ordering::SeqCst)
+    }
+
     async fn answer(&self) -> Result<(), StoreError> {
         let mood = *self.mood.lock().unwrap();
         match mood {
@@ -52,6 +59,7 @@ impl Moody {
 
 impl RevocationStore for Moody {
     async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+        self.told.fetch_add(1, Ordering::SeqCst);
         self.answer().await?;
         self.kept.revoke(request).await
     }
@@ -178,6 +186,80 @@ async fn many(node: &Node, count: usize) -> Vec<crate::node::Answer> {
         asking.spawn(async move { node.get("base").await });
     }
     asking.join_all().await
+}
+
+/// The store may have answered one that had begun before something was revoked.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_asks_the_store_does_not_take_an_earlier_answer_for_its_own() {
+    #[derive(Clone)]
+    struct Gate(MemoryRevocations, Arc<Semaphore>);
+    impl RevocationStore for Gate {
+        async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+            self.0.revoke(request).await
+        }
+
+        async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {
+            let page = self.0.revoked_since(position).await;
+            self.1.acquire().await.unwrap().forget();
+            page
+        }
+    }
+    let hour = Duration::from_secs(3600);
+    let store = Gate(MemoryRevocations::new(), Arc::new(Semaphore::new(1)));
+    let builder = Revocations::builder(store.clone()).with_when_stale(WhenStale::Ask);
+    let builder = builder.with_poll_interval(hour).with_max_age(hour * 2).with_timeout(hour * 20);
+    let node = Node::of(builder, principals());
+    node.revocations.ready().await.unwrap();
+    assert!(node.accepts("subject").await);
+    // The regular load has begun, and is not answered.
+    sleep(hour * 5).await;
+    store.revoke(&request(Revocation::subject(ISSUER, "bob"))).await.unwrap();
+    let asking = tokio::spawn({
+        let node = node.clone();
+        async move { node.accepts("subject").await }
+    });
+    sleep(hour).await;
+    assert!(!asking.is_finished(), "it waits");
+    store.1.add_permits(1000);
+    assert!(!asking.await.unwrap(), "OPAQUE-73: it was revoked before the request came");
+}
+
+/// While a machine sleeps, its monotonic clock stands still, and others revoke.
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_has_slept_knows_that_it_has() {
+    let store = MemoryRevocations::new();
+    let (clock, minute) = (ManualClock::default(), Duration::from_secs(60));
+    let polled = Polled(store.clone());
+    let builder = Revocations::builder(polled).with_poll_interval(minute);
+    let node = Node::at(builder.with_max_age(minute * 10), principals(), clock.clone());
+    node.revocations.ready().await.unwrap();
+    assert!(node.accepts("subject").await);
+    clock.set_now(clock.now() + minute * 10);
+    assert!(node.accepts("subject").await, "OPAQUE-72: ten minutes are not over");
+    assert_eq!(node.revocations.age(), Some(minute * 10));
+    store.revoke(&request(Revocation::subject(ISSUER, "bob"))).await.unwrap();
+    clock.set_now(clock.now() + Duration::from_millis(1));
+    node.get("subject").await.is_outage("it slept");
+    sleep(minute).await;
+    assert!(!node.accepts("subject").await, "OPAQUE-73: it has caught up");
+    assert!(node.accepts("base").await, "and comes back by itself");
+    // A clock that is set back makes nothing younger than it is.
+    clock.set_now(clock.now() - minute * 60);
+    assert!(node.accepts("base").await);
+    assert!(node.revocations.age().unwrap() <= minute);
+}
+
+/// Says nothing by itself.
+struct Polled(MemoryRevocations);
+
+impl RevocationStore for Polled {
+    async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
+        self.0.revoke(request).await
+    }
+
+    async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {
+        self.0.revoked_since(position).await
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,10 +3,13 @@
 use std::time::{Duration, Instant};
 
 use sqlx::postgres::PgPoolOptions;
-use tower_gate::store::TokenStore;
+use tokio::time::timeout;
+use tower_gate::store::memory::MemoryRevocations;
 use tower_gate::store::postgres::PostgresTokenStore;
 use tower_gate::store::sqlite::SqliteTokenStore;
+use tower_gate::store::{RevocationStore, TokenStore};
 use tower_gate::verifier::opaque::{NewToken, TokenError};
+use tower_gate::verifier::revocable::Revocations;
 
 use crate::scene::{SERVER, Scene, at, fresh_file, postgres_pool, sqlite_pool};
 use crate::servers::postgres::Postgres;
@@ -172,6 +175,53 @@ async fn a_slow_answer_is_not_waited_for() {
     assert_eq!(began.elapsed().as_millis(), 500, "the timeout of the verifier");
     store.release();
     assert_eq!(scene.status(good.expose()).await, 200);
+}
+
+/// What another one has said of tokens, and what other nodes are told.
+fn telling(store: &Watched) -> (Scene, MemoryRevocations) {
+    let kept = MemoryRevocations::new();
+    let revocations = Revocations::builder(kept.clone()).start().unwrap();
+    let scene = Scene::with(store.clone(), |builder| builder.with_revocations(&revocations));
+    (scene, kept)
+}
+
+async fn told(kept: &MemoryRevocations) -> usize {
+    kept.revoked_since(0).await.unwrap().revocations.len()
+}
+
+/// Whoever does not hear that a token was replaced tries again.
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_nobody_waited_for_is_told_to_other_nodes_by_the_next_try() {
+    let store = Watched::new();
+    let (scene, kept) = telling(&store);
+    let id = scene.issue("user-1").await.record.id;
+    store.hold();
+    let second = Duration::from_secs(1);
+    timeout(second, scene.tokens.rotate(&id, Duration::ZERO)).await.unwrap_err();
+    store.release();
+    assert_eq!(told(&kept).await, 0);
+    let again = scene.tokens.rotate(&id, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(again, TokenError::Replaced), "{again}");
+    assert_eq!(told(&kept).await, 1, "OPAQUE-70");
+}
+
+/// Its holder would have none: the old one is over, and nobody has seen the new one.
+#[tokio::test(start_paused = true)]
+async fn a_successor_is_not_lost_with_the_answer_of_the_store() {
+    let store = Watched::new();
+    let (scene, kept) = telling(&store);
+    let id = scene.issue("user-1").await.record.id;
+    store.hold();
+    let next = scene.tokens.rotate(&id, Duration::ZERO).await.unwrap();
+    store.release();
+    assert_eq!(scene.status(next.token.expose()).await, 200);
+    assert_eq!(told(&kept).await, 1, "OPAQUE-70");
+
+    store.set_broken(true);
+    let refused = scene.tokens.rotate(&next.record.id, Duration::ZERO).await.unwrap_err();
+    assert!(matches!(refused, TokenError::Store(_)), "{refused}");
+    store.set_broken(false);
+    assert_eq!(scene.status(next.token.expose()).await, 200);
 }
 
 #[tokio::test]

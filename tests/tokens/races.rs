@@ -70,6 +70,52 @@ async fn a_revocation_reaches_the_successor_that_it_cannot_see_yet() {
     }
 }
 
+/// Only one of many has to wait for successors that it cannot see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_token_is_revoked_while_others_are_being_replaced() {
+    let url = tokio::task::spawn_blocking(|| SERVER.fresh_url()).await.unwrap();
+    let pool = postgres_pool(&url).await;
+    let store = PostgresTokenStore::new(pool.clone());
+    store.migrate().await.unwrap();
+    store.insert(&record(1)).await.unwrap();
+    store.insert(&record(3)).await.unwrap();
+    let other = taken(&pool, record(2).id).await;
+    let replacing = tokio::spawn({
+        let store = store.clone();
+        let replacement = Replacement::new(record(1).id, at(3600), at(0), record(2));
+        async move { store.replace(&replacement).await.unwrap() }
+    });
+    waiting(&pool, 1).await;
+    assert_eq!(store.revoke(&TokenFilter::Id(record(3).id), at(0)).await.unwrap(), 1);
+    assert!(!replacing.is_finished(), "it was not waited for");
+    other.rollback().await.unwrap();
+    assert!(replacing.await.unwrap());
+}
+
+/// An end that somebody gives a token stays, however long the overlap is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replacement_does_not_move_an_end_that_is_given_meanwhile() {
+    let url = tokio::task::spawn_blocking(|| SERVER.fresh_url()).await.unwrap();
+    let pool = postgres_pool(&url).await;
+    let store = PostgresTokenStore::new(pool.clone());
+    store.migrate().await.unwrap();
+    store.insert(&record(1)).await.unwrap();
+    let mut expiring = pool.begin().await.unwrap();
+    let sooner = "UPDATE tower_gate_tokens SET expires_at = $1";
+    let sooner = sqlx::query(sooner).bind(1_800_000_060_000_i64);
+    sooner.execute(&mut *expiring).await.unwrap();
+    let replacing = tokio::spawn({
+        let store = store.clone();
+        let replacement = Replacement::new(record(1).id, at(3600), at(0), record(2));
+        async move { store.replace(&replacement).await.unwrap() }
+    });
+    waiting(&pool, 1).await;
+    expiring.commit().await.unwrap();
+    assert!(replacing.await.unwrap());
+    let old = store.describe(&record(1).id).await.unwrap().unwrap();
+    assert_eq!(old.expires_at, Some(at(60)));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_that_nobody_waits_for_takes_no_later_one_with_it() {
     let server = tokio::task::spawn_blocking(Server::start).await.unwrap();

@@ -66,6 +66,13 @@ async fn nodes_that_start_at_once_on_postgres_make_one_schema() {
         sqlx::query_scalar("SELECT version FROM tower_gate_schema").fetch_one(&pool).await.unwrap();
     assert_eq!(version, 2);
 
+    pool.execute(VERSION_1).await.unwrap();
+    let beforehand = "CREATE INDEX CONCURRENTLY tower_gate_tokens_expires_at \
+        ON tower_gate_tokens (expires_at)";
+    pool.execute(beforehand).await.unwrap();
+    PostgresTokenStore::new(pool.clone()).migrate().await.unwrap();
+    pool.execute(VERSION_1).await.expect("both are there");
+
     pool.execute("UPDATE tower_gate_schema SET version = 99").await.unwrap();
     PostgresTokenStore::new(pool.clone()).migrate().await.unwrap();
     let version: i64 =

@@ -45,7 +45,7 @@ impl Watched {
         self.0.touches.load(Ordering::SeqCst)
     }
 
-    /// It has read what it is asked for, and does not say so.
+    /// It has done what it is asked for, and does not say so.
     pub(crate) fn hold(&self) {
         self.0.answers.forget_permits(usize::MAX);
     }
@@ -87,7 +87,9 @@ impl TokenStore for Watched {
     }
 
     async fn replace(&self, replacement: &Replacement) -> Result<bool, StoreError> {
-        self.inner()?.replace(replacement).await
+        let replaced = self.inner()?.replace(replacement).await;
+        self.0.answers.acquire().await.unwrap().forget();
+        replaced
     }
 
     async fn revoke(&self, which: &TokenFilter, at: SystemTime) -> Result<u64, StoreError> {

@@ -55,7 +55,7 @@ impl MemoryRevocations {
 }
 
 impl Kept {
-    fn add(&mut self, revocation: Revocation, now: SystemTime) -> u64 {
+    fn add(&mut self, revocation: Revocation, now: SystemTime) {
         if self.revocations.len() >= self.room {
             self.revocations.retain(|(_, kept)| kept.end().is_none_or(|end| now < end));
             // At least as many again, so that each is looked at a few times at most.
@@ -63,7 +63,6 @@ impl Kept {
         }
         self.last += 1;
         self.revocations.push((self.last, revocation));
-        self.last
     }
 
     fn since(&self, position: u64) -> RevocationPage {
@@ -75,7 +74,13 @@ impl Kept {
 
 impl RevocationStore for MemoryRevocations {
     async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
-        let last = self.kept().add(request.revocation.clone(), request.now);
+        let last = {
+            let mut kept = self.kept();
+            for revocation in &request.revocations {
+                kept.add(revocation.clone(), request.now);
+            }
+            kept.last
+        };
         self.0.last.send_replace(last);
         Ok(())
     }

@@ -18,6 +18,15 @@
 //!
 //! The tables are in the first schema of the connections' `search_path`. A role that may only read
 //! and write them leaves [`migrate`](PostgresTokenStore::migrate) to one that may make them.
+//!
+//! Writers wait while `migrate` adds an index to a table of an earlier version. Whoever has so many
+//! tokens that this takes too long makes it beforehand, under the name that it is going to have (and
+//! drops it first where that has failed before):
+//!
+//! ```sql
+//! CREATE INDEX CONCURRENTLY tower_gate_tokens_expires_at ON tower_gate_tokens (expires_at);
+//! CREATE INDEX CONCURRENTLY tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);
+//! ```
 
 mod revocation;
 mod token;

@@ -50,17 +50,20 @@ const CREATE: &str = "
 /// over. A digest is the key because names may be longer than what an index takes.
 const INSERT: &str = "
     INSERT INTO tower_gate_revocations (id, revocation, position, ends_at)
-    SELECT sha256(convert_to($1, 'UTF8')), $1, greatest(
+    SELECT sha256(convert_to(revocation, 'UTF8')), revocation, row_number() OVER () - 1 + greatest(
         (SELECT coalesce(max(position), 0) + 1 FROM tower_gate_revocations),
-        (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-    ), $2
+        (extract(epoch FROM statement_timestamp()) * 1000000)::bigint
+    ), ends_at
+    FROM (SELECT DISTINCT * FROM unnest($1::text[], $2::bigint[]) AS new (revocation, ends_at)) new
     ON CONFLICT (id) DO UPDATE SET position = excluded.position";
 
-/// Some, so that a revocation never waits for all that ended in an hour without any.
+/// Some, so that a revocation never waits for all that ended in an hour without any; and never the
+/// last, which the next position is counted from where the clock has gone back.
 const DELETE_ENDED: &str = "
     DELETE FROM tower_gate_revocations WHERE id IN (
         SELECT id FROM tower_gate_revocations
         WHERE ends_at <= floor(extract(epoch FROM statement_timestamp()))::bigint
+        AND position < (SELECT max(position) FROM tower_gate_revocations)
         ORDER BY ends_at LIMIT 1000
     )";
 
@@ -115,10 +118,10 @@ impl PostgresRevocations {
         Ok(transaction)
     }
 
-    async fn insert(&self, text: &str, ends_at: Option<i64>) -> Result<(), sqlx::Error> {
+    async fn insert(&self, texts: &[String], ends: &[Option<i64>]) -> Result<(), sqlx::Error> {
         let mut transaction = self.locked().await?;
         // Statements of their own, which see what was written before the lock was had.
-        let insert = sqlx::query(INSERT).bind(text).bind(ends_at);
+        let insert = sqlx::query(INSERT).bind(texts).bind(ends);
         insert.execute(&mut *transaction).await?;
         sqlx::query(DELETE_ENDED).execute(&mut *transaction).await?;
         let notify = sqlx::query("SELECT pg_notify($1, '')").bind(CHANNEL);
@@ -129,11 +132,15 @@ impl PostgresRevocations {
 
 impl RevocationStore for PostgresRevocations {
     async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
-        let text = serde_json::to_string(&request.revocation).map_err(StoreError::new)?;
-        let ends_at = request.revocation.ends_at.map(i64::try_from).transpose();
+        let texts: Result<Vec<_>, _> =
+            request.revocations.iter().map(serde_json::to_string).collect();
         // An end that the column cannot hold is as good as none.
-        let ends_at = ends_at.unwrap_or_default();
-        self.insert(&text, ends_at).await.map_err(StoreError::new)
+        let ends = request
+            .revocations
+            .iter()
+            .map(|revocation| revocation.ends_at.and_then(|ends_at| i64::try_from(ends_at).ok()));
+        let (texts, ends) = (texts.map_err(StoreError::new)?, ends.collect::<Vec<_>>());
+        self.insert(&texts, &ends).await.map_err(StoreError::new)
     }
 
     async fn revoked_since(&self, position: u64) -> Result<RevocationPage, StoreError> {

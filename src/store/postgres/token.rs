@@ -41,8 +41,8 @@ const MIGRATIONS: [&str; 2] = [
     CREATE INDEX tower_gate_tokens_subject ON tower_gate_tokens (issuer, subject, id);
     CREATE INDEX tower_gate_tokens_client ON tower_gate_tokens (client, id);
     "#,
-    "CREATE INDEX tower_gate_tokens_expires_at ON tower_gate_tokens (expires_at);
-    CREATE INDEX tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);",
+    "CREATE INDEX IF NOT EXISTS tower_gate_tokens_expires_at ON tower_gate_tokens (expires_at);
+    CREATE INDEX IF NOT EXISTS tower_gate_tokens_revoked_at ON tower_gate_tokens (revoked_at);",
 ];
 
 impl PostgresTokenStore {
@@ -52,10 +52,10 @@ impl PostgresTokenStore {
 }
 
 // Locks of this crate's last until the transaction ends. Two that make one table at once would meet in
-// the catalogue, so that one of them failed. A revocation that does not see the successor that another
-// transaction is about to make would miss it: it waits for those that replace tokens, any number of
-// which may do so at once. A use is not worth waiting for a token that somebody else changes. A client
-// that hangs holds nobody up for long.
+// the catalogue, so that one of them failed. A revocation of many that does not see the successor that
+// another transaction is about to make would miss it: it waits for those that replace tokens, any number
+// of which may do so at once. One of a token by its id waits for that token's row alone. A use is not
+// worth waiting for a token that somebody else changes. A client that hangs holds nobody up for long.
 sql::token_store!(
     PostgresTokenStore over Postgres,
     touch what is "FOR UPDATE SKIP LOCKED",
@@ -63,7 +63,9 @@ sql::token_store!(
     replace after "SELECT set_config('lock_timeout', '2s', true), \
         set_config('idle_in_transaction_session_timeout', '2s', true), \
         pg_advisory_xact_lock_shared(8390891587459869794)",
-    revoke after "SELECT set_config('lock_timeout', '5s', true), \
+    revoke one after "SELECT set_config('lock_timeout', '5s', true), \
+        set_config('idle_in_transaction_session_timeout', '2s', true)",
+    revoke many after "SELECT set_config('lock_timeout', '5s', true), \
         set_config('idle_in_transaction_session_timeout', '2s', true), \
         pg_advisory_xact_lock(8390891587459869794)"
 );

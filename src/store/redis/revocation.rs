@@ -63,9 +63,12 @@ static REVOKE: LazyLock<Script> = LazyLock::new(|| {
             redis.call('ZREM', KEYS[1], revocation)
             redis.call('ZREM', KEYS[2], revocation)
         end
-        redis.call('ZADD', KEYS[1], string.format('%.0f', position), ARGV[1])
-        redis.call('ZADD', KEYS[2], ARGV[2], ARGV[1])
-        redis.call('PUBLISH', ARGV[3], '')
+        for i = 2, #ARGV, 2 do
+            redis.call('ZADD', KEYS[1], string.format('%.0f', position), ARGV[i])
+            redis.call('ZADD', KEYS[2], ARGV[i + 1], ARGV[i])
+            position = position + 1
+        end
+        redis.call('PUBLISH', ARGV[1], '')
         ",
     )
 });
@@ -125,10 +128,13 @@ where
     C: ConnectionLike + Clone + Send + Sync + 'static,
 {
     async fn revoke(&self, request: &RevokeRequest) -> Result<(), StoreError> {
-        let text = serde_json::to_string(&request.revocation).map_err(StoreError::new)?;
-        let end = request.revocation.ends_at.map_or("+inf".to_owned(), |end| end.to_string());
         let mut call = REVOKE.prepare_invoke();
-        call.key(&self.positions).key(&self.ends).arg(text).arg(end).arg(&self.channel);
+        call.key(&self.positions).key(&self.ends).arg(&self.channel);
+        for revocation in &request.revocations {
+            let text = serde_json::to_string(revocation).map_err(StoreError::new)?;
+            let end = revocation.ends_at.map_or("+inf".to_owned(), |end| end.to_string());
+            call.arg(text).arg(end);
+        }
         call.invoke_async(&mut self.connection.clone()).await.map_err(StoreError::new)
     }
 

@@ -124,10 +124,14 @@ impl OpaqueTokensBuilder {
         self
     }
 
-    /// Also tells other nodes at once what is revoked or replaced here. Each has a
-    /// [`RevocableVerifier`](crate::verifier::revocable::RevocableVerifier) with these revocations
-    /// around the verifier of these tokens. What is disabled is told for as
-    /// long as [tokens are remembered](Self::with_max_age), which is to be the same on all nodes.
+    /// Also tells other nodes at once what ends here, and is told by them: the
+    /// [verifier](OpaqueTokens::verifier) asks these revocations about every token, as a
+    /// [`RevocableVerifier`](crate::verifier::revocable::RevocableVerifier) does, and needs none
+    /// around it.
+    ///
+    /// What is told lasts for as long as [tokens are remembered](Self::with_max_age) here and five
+    /// minutes more. So much may the clocks of the nodes and of the store be apart, and so much longer
+    /// may another node remember tokens, both together.
     pub fn with_revocations(mut self, revocations: &Revocations) -> Self {
         self.revocations = Some(revocations.clone());
         self
@@ -174,7 +178,7 @@ impl OpaqueTokensBuilder {
             used,
             unknown,
             max_age: self.max_age,
-            verifier: OpaqueVerifier::new(cached),
+            verifier: OpaqueVerifier::new(cached, self.revocations.as_ref()),
             revocations: self.revocations,
         })
     }

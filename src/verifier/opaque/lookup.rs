@@ -11,6 +11,7 @@ use crate::verifier::opaque::format::Format;
 use crate::verifier::opaque::pepper::Peppers;
 use crate::verifier::opaque::unknown::UnknownTokens;
 use crate::verifier::opaque::used::LastUsed;
+use crate::verifier::revocable::{RevocableVerifier, Revocations};
 use crate::verifier::{
     CachedVerifier, TokenVerifier, VerifiedTokens, VerifyError, VerifyErrorKind, VerifyRequest,
 };
@@ -18,7 +19,18 @@ use crate::verifier::{
 /// The verifier of the tokens that [`OpaqueTokens`](super::OpaqueTokens) issues; see the
 /// [module](crate::verifier::opaque). Clones share what they remember.
 #[derive(Clone)]
-pub struct OpaqueVerifier(Arc<CachedVerifier<Lookup>>);
+pub struct OpaqueVerifier {
+    tokens: VerifiedTokens,
+    inner: Inner,
+}
+
+#[derive(Clone)]
+enum Inner {
+    /// What it remembers is as good as this node is the only one that revokes.
+    Alone(Arc<CachedVerifier<Lookup>>),
+    /// Other nodes tell it what they have revoked.
+    Told(Arc<RevocableVerifier<CachedVerifier<Lookup>>>),
+}
 
 /// Finds the record of a token, and judges it.
 pub(super) struct Lookup {
@@ -34,32 +46,49 @@ pub(super) struct Lookup {
 }
 
 impl OpaqueVerifier {
-    pub(super) fn new(cached: CachedVerifier<Lookup>) -> Self {
-        Self(Arc::new(cached))
+    pub(super) fn new(cached: CachedVerifier<Lookup>, revocations: Option<&Revocations>) -> Self {
+        let tokens = cached.tokens();
+        let inner = match revocations {
+            Some(revocations) => Inner::Told(Arc::new(RevocableVerifier::new(cached, revocations))),
+            None => Inner::Alone(Arc::new(cached)),
+        };
+        Self { tokens, inner }
     }
 
     /// The tokens that are remembered as good.
     #[must_use]
     pub fn tokens(&self) -> VerifiedTokens {
-        self.0.tokens()
+        self.tokens.clone()
     }
 }
 
 impl TokenVerifier for OpaqueVerifier {
     fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
-        self.0.recall(text, now)
+        match &self.inner {
+            Inner::Alone(inner) => inner.recall(text, now),
+            Inner::Told(inner) => inner.recall(text, now),
+        }
     }
 
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
-        self.0.try_verify(request)
+        match &self.inner {
+            Inner::Alone(inner) => inner.try_verify(request),
+            Inner::Told(inner) => inner.try_verify(request),
+        }
     }
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
-        self.0.verify(request).await
+        match &self.inner {
+            Inner::Alone(inner) => inner.verify(request).await,
+            Inner::Told(inner) => inner.verify(request).await,
+        }
     }
 
     fn generation(&self) -> u64 {
-        self.0.generation()
+        match &self.inner {
+            Inner::Alone(inner) => inner.generation(),
+            Inner::Told(inner) => inner.generation(),
+        }
     }
 }
 

@@ -109,7 +109,8 @@ impl OpaqueTokens {
         &self.peppers
     }
 
-    /// The verifier of these tokens, which forgets at once what is revoked here.
+    /// The verifier of these tokens, which forgets at once what is revoked here, and where there are
+    /// [revocations](OpaqueTokensBuilder::with_revocations), refuses what others have revoked.
     #[must_use]
     pub fn verifier(&self) -> OpaqueVerifier {
         self.verifier.clone()
@@ -172,31 +173,52 @@ impl OpaqueTokens {
     /// # Errors
     ///
     /// [`TokenError`]: of all that replace one token at once, one gets the successor, the others
-    /// [`TokenError::Replaced`].
+    /// [`TokenError::Replaced`]. So does whoever tries again although a token was replaced, because
+    /// nobody waited for the answer; other nodes are told then.
     pub async fn rotate(&self, id: &str, overlap: Duration) -> Result<IssuedToken, TokenError> {
         let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
         let now = self.clock.now();
-        if let Some(error) = why_not(&old, now) {
-            return Err(error);
+        if why_not(&old, now).is_none()
+            && let Some(issued) = self.replace(old, overlap, now).await?
+        {
+            return Ok(issued);
         }
+        // Whoever has replaced it may not have heard so, and have told nobody.
+        self.tell_nodes(TokenFilter::Id(id.to_owned()), now).await?;
+        let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
+        Err(why_not(&old, now).unwrap_or(TokenError::Ended))
+    }
+
+    async fn replace(
+        &self,
+        old: TokenRecord,
+        overlap: Duration,
+        now: SystemTime,
+    ) -> Result<Option<IssuedToken>, TokenError> {
         let issued = self.make(NewToken::like(&old, now))?;
         let until = now.checked_add(overlap).ok_or(TokenError::NeverGood)?;
         let successor = issued.record.clone();
         let replacement = Replacement { id: old.id, until, now, successor };
         let forget = self.forget(TokenFilter::Id(replacement.id.clone()));
-        let replaced = self.within(self.store.replace(&replacement)).await?;
+        let replaced = match self.within(self.store.replace(&replacement)).await {
+            Ok(replaced) => replaced,
+            // It may have done so and not come to saying it: the successor is nowhere else, and must
+            // not be lost.
+            Err(error) => match self.describe(&replacement.id).await {
+                Ok(Some(old)) if old.replaced_by.as_ref() == Some(&issued.record.id) => true,
+                _ => return Err(error.into()),
+            },
+        };
+        if !replaced {
+            return Ok(None);
+        }
         let which = forget.which.clone();
         drop(forget);
-        if replaced {
-            self.unknown.count_issued();
-            if let Err(error) = self.tell_nodes(which, now).await {
-                // The successor is nowhere else, and must not be lost.
-                trace::nodes_not_told(&error);
-            }
-            return Ok(issued);
+        self.unknown.count_issued();
+        if let Err(error) = self.tell_nodes(which, now).await {
+            trace::nodes_not_told(&error);
         }
-        let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
-        Err(why_not(&old, now).unwrap_or(TokenError::Ended))
+        Ok(Some(issued))
     }
 
     /// Ends a token. Once this returns, the [verifier](Self::verifier) accepts it no more; those of
@@ -285,7 +307,7 @@ impl OpaqueTokens {
     }
 
     /// Makes a token that was disabled usable again: at once, or where nodes were
-    /// [told](OpaqueTokensBuilder::with_revocations) that it was disabled, five seconds after the last
+    /// [told](OpaqueTokensBuilder::with_revocations) that it was disabled, five minutes after the last
     /// of them has [forgotten](OpaqueTokensBuilder::with_max_age) it. Says whether there is one.
     ///
     /// # Errors

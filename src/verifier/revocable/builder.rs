@@ -54,6 +54,9 @@ impl RevocationsBuilder {
     }
 
     /// How long ago the latest good load may be before [`WhenStale`] applies. Default: 10 seconds.
+    ///
+    /// The time for which a machine was suspended counts. So does that by which its clock is set
+    /// forward, until the next load.
     pub fn with_max_age(mut self, max_age: Duration) -> Self {
         self.times.max_age = max_age;
         self
@@ -85,7 +88,8 @@ impl RevocationsBuilder {
         self
     }
 
-    /// The clock by which revocations end. Default: the machine's.
+    /// The clock by which revocations end, and what is known grows old beside monotonic time, which
+    /// stands still with a machine. Default: the machine's.
     pub fn with_clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);
         self

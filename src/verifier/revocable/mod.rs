@@ -125,8 +125,8 @@ pub enum WhenStale {
     /// It is accepted, for an API that would rather let revoked callers in than keep everybody out.
     /// [`Principal::is_stale`] and the audit event say so, and [`Revocations::accepted_stale`] counts.
     Accept,
-    /// The request waits until the store has been asked for what is new, once for all who wait. When
-    /// it does not answer, 503.
+    /// The request waits until the store has been asked for what is new after it came, once for all
+    /// who wait. When it does not answer, 503.
     Ask,
     /// 503, at once.
     #[default]
@@ -146,7 +146,16 @@ impl Revocations {
     /// When the store does not say that it has kept it. This node enforces it all the same, from the
     /// beginning of the call, for as long as it runs; the others may not. Try again until it succeeds.
     pub async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError> {
-        self.shared.revoke(revocation).await
+        self.revoke_all(vec![revocation]).await
+    }
+
+    /// Revokes as [`revoke`](Self::revoke) does, a thousand with each request to the store.
+    ///
+    /// # Errors
+    ///
+    /// When the store does not say that it has kept all of them. This node enforces all the same.
+    pub async fn revoke_all(&self, revocations: Vec<Revocation>) -> Result<(), StoreError> {
+        self.shared.revoke(revocations).await
     }
 
     /// Waits for the first load, for programs that would rather not start without knowing what is

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, timeout};
@@ -20,6 +20,9 @@ use crate::verifier::revocable::revoked::Revoked;
 
 /// The longest that any of the times may be, but for the life of a token.
 const MAX_TIME: Duration = Duration::from_secs(86_400);
+
+/// How many revocations the store is told of in one request.
+const TOLD_AT_ONCE: usize = 1000;
 
 /// Whoever says that tokens live for less has mistaken the unit, and would let revoked ones in.
 const SHORTEST_LIFE: Duration = Duration::from_secs(60);
@@ -66,6 +69,10 @@ pub(super) struct Shared {
     started: Instant,
     /// When the latest good load began, in nanoseconds since the start; `u64::MAX` before the first.
     loaded_at: AtomicU64,
+    /// The same by the time of day, in nanoseconds since 1970; written first.
+    loaded_at_day: AtomicU64,
+    /// The number of the latest load that has begun.
+    begun: AtomicU64,
     loads: watch::Sender<Loads>,
     cursor: Mutex<Cursor>,
 }
@@ -73,6 +80,7 @@ pub(super) struct Shared {
 /// How the loads go.
 #[derive(Default)]
 struct Loads {
+    /// The number of the latest.
     ended: u64,
     failures: u32,
     /// Why the last one failed.
@@ -113,6 +121,8 @@ impl Shared {
             accepted_stale: AtomicU64::new(0),
             started: Instant::now(),
             loaded_at: AtomicU64::new(u64::MAX),
+            loaded_at_day: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             loads: watch::Sender::default(),
             cursor: Mutex::new(Cursor { position: 0, said_too_old: false }),
         }
@@ -130,10 +140,16 @@ impl Shared {
         }
     }
 
+    /// By the clock by which it is longer: one stands still while the machine sleeps, the other may
+    /// be set back.
     pub(super) fn age(&self) -> Option<Duration> {
         let loaded_at = self.loaded_at.load(Ordering::Acquire);
-        let since_start = self.started.elapsed();
-        (loaded_at != u64::MAX).then(|| since_start.saturating_sub(Duration::from_nanos(loaded_at)))
+        if loaded_at == u64::MAX {
+            return None;
+        }
+        let awake = self.started.elapsed().saturating_sub(Duration::from_nanos(loaded_at));
+        let loaded_at_day = Duration::from_nanos(self.loaded_at_day.load(Ordering::Acquire));
+        Some(awake.max(since_1970(self.clock.now()).saturating_sub(loaded_at_day)))
     }
 
     fn is_fresh(&self) -> bool {
@@ -173,30 +189,33 @@ impl Shared {
         if self.age().is_some() { Ok(()) } else { Err(self.outage()) }
     }
 
-    /// Enforces it here, and then everywhere.
-    pub(super) async fn revoke(&self, revocation: Revocation) -> Result<(), StoreError> {
+    /// Enforces them here, and then everywhere.
+    pub(super) async fn revoke(&self, mut revocations: Vec<Revocation>) -> Result<(), StoreError> {
         let now = self.clock.now();
-        let revocation = match self.times.longest_life {
-            Some(longest_life) => revocation.with_default_end(now, longest_life),
-            None => revocation,
-        };
-        self.add(std::slice::from_ref(&revocation));
-        let request = RevokeRequest::new(revocation, now);
-        within(self.times.timeout, self.store.revoke(&request)).await
+        if let Some(longest_life) = self.times.longest_life {
+            let ending = revocations.into_iter();
+            revocations = ending.map(|one| one.with_default_end(now, longest_life)).collect();
+        }
+        self.add(&revocations);
+        for some in revocations.chunks(TOLD_AT_ONCE) {
+            let request = RevokeRequest::of(some.to_vec(), now);
+            within(self.times.timeout, self.store.revoke(&request)).await?;
+        }
+        Ok(())
     }
 
-    /// Loads what is new, unless somebody has done so by the time it is this one's turn.
+    /// Loads what is new, unless somebody has begun to and done so by the time it is this one's turn.
+    /// One that is under way does not count: the store may have answered it before something came.
     pub(super) async fn catch_up(&self) {
-        let ended = self.loads.borrow().ended;
+        let begun = self.begun.load(Ordering::SeqCst);
         let mut cursor = self.cursor.lock().await;
-        let is_done = self.loads.borrow().ended > ended;
+        let is_done = self.loads.borrow().ended > begun;
         if !is_done {
             self.load(&mut cursor).await;
         }
     }
 
-    /// Loads what is new. One that is under way does not count: the store may have answered it
-    /// before something came.
+    /// Loads what is new, whoever else does.
     pub(super) async fn refresh(&self) {
         let mut cursor = self.cursor.lock().await;
         self.load(&mut cursor).await;
@@ -211,12 +230,13 @@ impl Shared {
     }
 
     async fn load(&self, cursor: &mut Cursor) {
-        let began = Instant::now();
+        let number = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
+        let (began, began_day) = (Instant::now(), since_1970(self.clock.now()));
         let loaded = self.load_pages(&mut cursor.position).await;
         if loaded.is_ok() {
-            let since_start = began.duration_since(self.started).as_nanos();
-            let loaded_at = u64::try_from(since_start).unwrap_or(u64::MAX - 1);
-            self.loaded_at.store(loaded_at, Ordering::Release);
+            let since_start = began.duration_since(self.started);
+            self.loaded_at_day.store(nanos(began_day), Ordering::Release);
+            self.loaded_at.store(nanos(since_start), Ordering::Release);
             cursor.said_too_old = false;
         } else {
             cursor.position = 0;
@@ -231,7 +251,7 @@ impl Shared {
             }
         }
         self.loads.send_modify(|loads| {
-            loads.ended += 1;
+            loads.ended = number;
             loads.failures = if error.is_some() { loads.failures.saturating_add(1) } else { 0 };
             loads.error = error;
         });
@@ -284,6 +304,15 @@ impl Shared {
     fn revoked_mut(&self) -> RwLockWriteGuard<'_, Revoked> {
         self.revoked.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn since_1970(time: SystemTime) -> Duration {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Less than the greatest number, which is no time.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX - 1)
 }
 
 async fn within<T>(
