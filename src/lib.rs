@@ -60,6 +60,9 @@
 //! Layers talk through the extensions of requests and responses alone: a [`Principal`] in a request
 //! proves that it was verified, and a [`Rejection`] in a response says why it was refused.
 //!
+//! The [`guide`] has more: the [order of the stack](guide::ordering), a chapter for those who [come from
+//! Phoenix](guide::from_phoenix), and one on [operating several nodes](guide::operating).
+//!
 //! # Features
 //!
 //! | feature | default | what |
@@ -139,6 +142,7 @@ pub mod require_scope;
 // Edges.
 #[cfg(feature = "axum")]
 pub mod extract;
+pub mod guide;
 pub mod metadata;
 #[cfg(feature = "test-util")]
 pub mod test_util;

@@ -26,7 +26,7 @@ const RANKS: [&[&str]; 5] = [
     &["attempt", "event", "limit_fields", "rejection", "trace"],
     &["fetch", "sink", "store", "verifier"],
     &["audit", "authenticate", "concurrency_limit", "failure_limit", "rate_limit", "require_scope"],
-    &["extract", "metadata", "test_util"],
+    &["extract", "guide", "metadata", "test_util"],
 ];
 const PORTS: usize = 2;
 const LAYERS: usize = 3;
@@ -39,10 +39,11 @@ fn rank(room: &str) -> usize {
         .unwrap_or_else(|| panic!("`{room}` has no rank: add it to RANKS"))
 }
 
-/// Every source file, relative to `src`.
+/// Every source file below a folder. The guide's prose is none.
 fn sources(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] }).collect()
+    let all = entries.flat_map(|path| if path.is_dir() { sources(&path) } else { vec![path] });
+    all.filter(|path| path.extension().is_none_or(|extension| extension != "md")).collect()
 }
 
 /// The room of a file, and what it uses, without tests.
