@@ -1,12 +1,14 @@
 //! Tokens that name keys which nobody has.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{advance, sleep};
 
-use crate::gate::{Gate, claims, verifier};
+use crate::gate::{Answer, Gate, claims, verifier};
 use crate::issuer::{Issuer, JWKS, Reply};
 use crate::memory::{MemoryIssuer, NAME};
 use crate::signer::{Signer, jwks};
@@ -113,8 +115,98 @@ async fn concurrent_strays_cause_one_fetch() {
         let gate = gate.clone();
         strays.spawn(async move { gate.get(&stray(n)).await.text });
     }
-    assert_eq!(strays.join_all().await, vec!["401 unknown_key"; 1_000], "JWT-71");
+    let answers = strays.join_all().await;
+    let waited = answers.iter().filter(|answer| *answer == "401 unknown_key").count();
+    let others = answers.iter().filter(|answer| *answer == "503 verifier_unavailable").count();
+    assert_eq!(
+        (waited, others),
+        (256, 744),
+        "JWT-71, attack 18: as many names as may be waited for"
+    );
     assert_eq!(issuer.fetches(), 2, "JWT-71, JWT-72: the first, and one more");
+}
+
+/// A fetch is under way, and does not end.
+async fn hanging() -> (MemoryIssuer, Gate, Signer, Arc<Semaphore>) {
+    let signer = Signer::new("a");
+    let issuer = MemoryIssuer::new(&jwks(&[&signer]));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let held = issuer.hold();
+    while issuer.fetches() < 2 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    (issuer, gate, signer, held)
+}
+
+/// Sends it, and says what came of it and after how many milliseconds.
+async fn timed(gate: Gate, token: String) -> (Answer, u128) {
+    let began = tokio::time::Instant::now();
+    let answer = gate.get(&token).await;
+    (answer, began.elapsed().as_millis())
+}
+
+/// On a clock that is paused, this is over when everybody waits.
+async fn settled() {
+    sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_issuer_that_hangs_gathers_few_requests_with_random_key_names_for_one_timeout() {
+    let (_issuer, gate, signer, _held) = hanging().await;
+    let mut strays = JoinSet::new();
+    for n in 0..10_000 {
+        strays.spawn(timed(gate.clone(), stray(n)));
+    }
+    settled().await;
+    let good = timed(gate.clone(), signer.token(&claims(NAME, "user-1"))).await;
+    assert_eq!(
+        (&*good.0.text, good.1),
+        ("200 user-1", 0),
+        "attack 18: a good token waits for nothing"
+    );
+    let answers = strays.join_all().await;
+    for (answer, waited) in &answers {
+        answer.is_outage("attack 18: it may be a key of today");
+        assert!(*waited <= 5_000, "attack 18, JWT-72: {waited} ms");
+    }
+    let waited = answers.iter().filter(|(_, waited)| *waited > 0).count();
+    assert_eq!(waited, 256, "attack 18");
+    // Their places are free again, and so are those of clients that left.
+    for round in 0..3 {
+        let mut strays = JoinSet::new();
+        for n in 0..256 {
+            strays.spawn(timed(gate.clone(), stray(20_000 + 256 * round + n)));
+        }
+        settled().await;
+        let (answer, waited) = timed(gate.clone(), stray(0)).await;
+        answer.is_outage("attack 18");
+        assert_eq!(waited, 0, "attack 18: round {round}");
+        strays.shutdown().await;
+    }
+}
+
+/// An issuer rotates, and takes its time: all tokens name the same new key.
+#[tokio::test(start_paused = true)]
+async fn as_many_as_a_busy_api_has_may_wait_for_one_new_key() {
+    let (issuer, gate, signer, held) = hanging().await;
+    let new = Signer::new("new");
+    issuer.publish(&jwks(&[&signer, &new]));
+    let token = new.token(&claims(NAME, "user-1"));
+    let mut waiting = JoinSet::new();
+    for _ in 0..16_384 {
+        waiting.spawn(timed(gate.clone(), token.clone()));
+    }
+    settled().await;
+    let (answer, waited) = timed(gate.clone(), token.clone()).await;
+    answer.is_outage("attack 18: the bound");
+    assert_eq!(waited, 0, "attack 18: whatever is more does not wait");
+    held.add_permits(2);
+    for (answer, _) in waiting.join_all().await {
+        assert_eq!(answer.text, "200 user-1", "JWT-70, JWT-72");
+    }
+    assert_eq!(issuer.fetches(), 3, "JWT-72");
 }
 
 #[tokio::test(start_paused = true)]
