@@ -43,10 +43,12 @@ impl Flights {
         self: &Arc<Self>,
         id: TokenId,
         epoch: u64,
+        may_join: bool,
         question: impl FnOnce() -> Verifying,
     ) -> Option<Shared<Verifying>> {
         let mut state = self.state();
-        if let Some(flight) = state.by_token.get(&id)
+        if may_join
+            && let Some(flight) = state.by_token.get(&id)
             && flight.epoch == epoch
             && let Some(answer) = flight.answer.upgrade()
         {
