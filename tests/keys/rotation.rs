@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -152,6 +153,36 @@ async fn a_key_that_is_replaced_under_its_name_is_seen_within_the_shortest_refre
     assert_eq!(gate.get(&fresh).await.text, "200 user-1", "JWT-70");
     assert_eq!(gate.get(&old).await.text, "401 bad_signature", "attack 23");
     assert_eq!(issuer.fetches(), 2, "attack 18");
+}
+
+/// The new key is for another algorithm, which no key at hand checks.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_replaced_by_one_for_another_algorithm_is_seen_as_soon() {
+    for kid in [Some("a"), None] {
+        let (old, new) = (Signer::new("a"), Signer::ec("a"));
+        let document = |signer: &Signer| {
+            let mut document = jwks(&[signer]);
+            document["keys"][0]["kid"] = kid.into();
+            document
+        };
+        let header = match kid {
+            Some(kid) => json!({ "alg": "ES256", "typ": "at+jwt", "kid": kid }),
+            None => json!({ "alg": "ES256", "typ": "at+jwt" }),
+        };
+        let token = new.sign_bytes(header.to_string(), claims(NAME, "user-1").to_string());
+        let issuer = MemoryIssuer::new(&document(&old));
+        let keys = issuer.jwks().start().unwrap();
+        keys.ready().await.unwrap();
+        let gate = Gate::new(verifier(NAME, &keys));
+        issuer.publish(&document(&new));
+        for _ in 0..1_000 {
+            assert_eq!(gate.get(&token).await.text, "401 unsupported_algorithm");
+        }
+        assert_eq!(issuer.fetches(), 1, "attack 18: they cause no fetch at once");
+        sleep(Duration::from_secs(61)).await;
+        assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-70: {kid:?}");
+        assert_eq!(issuer.fetches(), 2, "attack 18");
+    }
 }
 
 /// A key without a name could have signed it, and has not.

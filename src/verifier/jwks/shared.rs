@@ -86,7 +86,7 @@ struct Progress {
     done: u64,
     /// A token has named a key that nobody knows, and no fetch has begun since.
     wanted: bool,
-    /// A signature was not that of any key, and no fetch has begun since.
+    /// No key at hand has made a signature, and no fetch has begun since.
     doubted: bool,
     /// When a fetch may begin for such a token.
     cool_at: Instant,
