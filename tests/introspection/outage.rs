@@ -9,6 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::Response;
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep};
 use tower_gate::fetch::{FetchError, FetchRequest};
 use tower_gate::verifier::introspection::{IntrospectionBuilder, IntrospectionVerifier};
@@ -299,6 +300,31 @@ async fn keys_of_signed_answers_that_hang_do_not_make_the_endpoint_silent() {
         assert_eq!(api.says(&format!("token-{n}")).await, unavailable(), "attack 26");
         assert_eq!(asked.load(Ordering::Relaxed), n, "attack 26: the endpoint is asked on");
     }
+}
+
+/// All requests with a token wait for one answer, which must not gather them without end.
+#[tokio::test(start_paused = true)]
+async fn so_many_requests_wait_for_an_answer_and_no_more() {
+    let scene = Scene::new(|builder| builder);
+    scene.goes(Mode::Hangs);
+    let mut waiting = JoinSet::new();
+    for _ in 0..16_484 {
+        let api = scene.api.clone();
+        waiting.spawn(async move {
+            let began = Instant::now();
+            (api.says("token").await, began.elapsed().as_millis())
+        });
+    }
+    let (at_once, late): (Vec<_>, Vec<_>) =
+        waiting.join_all().await.into_iter().partition(|(_, waited)| *waited == 0);
+    assert_eq!((at_once.len(), late.len()), (100, 16_384), "attack 26");
+    for (said, waited) in at_once.iter().chain(&late) {
+        assert_eq!(*said, unavailable(), "attack 26");
+        assert!([0, TIMEOUT].contains(waited), "attack 26: {waited} ms");
+    }
+    assert_eq!(scene.asked(), 1, "OPAQUE-37");
+    scene.goes(Mode::Answers);
+    assert_eq!(scene.says("other").await, (ok(), 0), "attack 26: there is room again");
 }
 
 /// What was asked before the endpoint was known to be silent tells nothing new.

@@ -82,13 +82,16 @@
 //! forgets what this one is told to forget.
 //!
 //! There is one question for each token at a time, and all requests with that token wait for its
-//! answer, whichever of them leaves. At most 256 questions are on their way at once; beyond that, a
-//! token that is not remembered is refused with 503. A question that failed is not repeated. An endpoint
-//! that is silent holds up those who asked before that was known, and then four requests at a time: all
-//! others are refused at once, with 503 and `Retry-After`, or let in on an earlier answer. Whatever it
-//! answers, a 500 or nonsense included, it is not silent. So whoever has one token that it is slow
-//! about, or three, holds up nobody else; with four at a time they can, until anybody else's is
-//! answered.
+//! answer, whichever of them leaves; at most 16 384 requests wait in all. At most 256 questions are on
+//! their way at once; beyond that, a token that is not remembered is refused with 503. A question that
+//! failed is not repeated, but once by `ReqwestFetch` where the connection was closed before anything
+//! was said.
+//!
+//! An endpoint that is silent holds up those who asked before that was known, and then four requests
+//! at a time: all others are refused at once, with 503 and `Retry-After`, or let in on an earlier
+//! answer. Whatever it answers, a 500 or nonsense included, it is not silent. So whoever has one token
+//! that it is slow about, or three, holds up nobody else; with four at a time they can, until anybody
+//! else's is answered.
 //!
 //! # Security
 //!
@@ -191,11 +194,14 @@ impl TokenVerifier for IntrospectionVerifier {
         // A trial that joined a question from before would try nothing, and hold up whoever comes next.
         let may_join = !attempt.is_trial;
         let epoch = self.tokens().epoch();
-        let answer = self.flights.join(id, epoch, may_join, || {
-            let (asking, request) = (self.asking.clone(), request.clone());
-            Box::pin(async move { asking.ask(&request, &attempt).await })
-        });
-        let Some(answer) = answer else {
+        let place = self.flights.place();
+        let join = || {
+            self.flights.join(id, epoch, may_join, || {
+                let (asking, request) = (self.asking.clone(), request.clone());
+                Box::pin(async move { asking.ask(&request, &attempt).await })
+            })
+        };
+        let Some(answer) = place.as_ref().and_then(|_| join()) else {
             let error = VerifyError::unavailable("too many questions are on their way");
             return self.asking.or_stale(request, error.with_retry_after(RETRY_AFTER_BURST));
         };
