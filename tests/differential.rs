@@ -498,7 +498,7 @@ fn judge_on_curve(
     name: &'static str,
     verify: impl Fn(&[u8], &[u8]) -> bool + Send + Sync + 'static,
 ) -> Box<dyn Fn(&str) -> bool + Send + Sync> {
-    let algorithm = OnCurve { name, verify: Box::new(verify) };
+    let algorithm = OnCurve { name, verify };
     Box::new(move |token| {
         let Ok(token) = UntrustedToken::new(token) else {
             return false;
@@ -508,12 +508,12 @@ fn judge_on_curve(
 }
 
 /// An algorithm for jwt-compact, which knows the key.
-struct OnCurve {
+struct OnCurve<V> {
     name: &'static str,
-    verify: Box<dyn Fn(&[u8], &[u8]) -> bool + Send + Sync>,
+    verify: V,
 }
 
-impl jwt_compact::Algorithm for OnCurve {
+impl<V: Fn(&[u8], &[u8]) -> bool> jwt_compact::Algorithm for OnCurve<V> {
     type SigningKey = ();
     type VerifyingKey = ();
     /// Any bytes.
