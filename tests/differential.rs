@@ -1,11 +1,13 @@
 //! Every token is judged twice: by `JwtVerifier`, and by jwt-compact, which reads tokens in its own way
-//! and checks signatures with RustCrypto where this crate uses aws-lc.
+//! and checks signatures with RustCrypto where this crate uses aws-lc. It is lent the curves that it
+//! does not know, P-384 and P-521.
 //!
 //! What jwt-compact finds badly signed, or signed with another algorithm, must be refused here too.
 //! What it finds well signed may be refused only for a reason in [`STRICTER`] that the token gives.
-//! It knows no ES384, no ES512 and no fractions of seconds, which are left out.
+//! It knows no fractions of seconds, which are left out.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
@@ -15,15 +17,17 @@ use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::{KeyPair as RsaKeyPair, KeySize};
 use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256,
-    RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
-    RsaEncoding,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING,
+    ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair,
+    RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
+    RSA_PSS_SHA512, RsaEncoding,
 };
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jwt_compact::alg::{Ed25519, Es256, Hs256, Hs384, Hs512, Rsa};
+use jwt_compact::alg::{Ed25519, Es256, Hs256, Hs384, Hs512, Rsa, RsaSignature};
 use jwt_compact::jwk::{JsonWebKey, JwkError};
-use jwt_compact::{AlgorithmExt, UntrustedToken};
+use jwt_compact::{AlgorithmExt, AlgorithmSignature, UntrustedToken};
+use p384::ecdsa::signature::Verifier;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -36,7 +40,7 @@ use tower_gate::{BearerToken, TokenVerifier};
 const NOW: u64 = 1_700_000_000;
 const TOKENS: u32 = 5_000;
 
-const ALGORITHMS: [Algorithm; 11] = [
+const ALGORITHMS: [Algorithm; 13] = [
     Algorithm::HS256,
     Algorithm::HS384,
     Algorithm::HS512,
@@ -47,6 +51,8 @@ const ALGORITHMS: [Algorithm; 11] = [
     Algorithm::PS384,
     Algorithm::PS512,
     Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::ES512,
     Algorithm::EdDSA,
 ];
 
@@ -366,7 +372,7 @@ struct Party {
 fn parties(algorithm: Algorithm) -> &'static [Party; 2] {
     static RSA: LazyLock<[RsaKeyPair; 2]> =
         LazyLock::new(|| [(); 2].map(|()| RsaKeyPair::generate(KeySize::Rsa2048).unwrap()));
-    static PARTIES: LazyLock<[[Party; 2]; 11]> = LazyLock::new(|| {
+    static PARTIES: LazyLock<[[Party; 2]; 13]> = LazyLock::new(|| {
         ALGORITHMS.map(|algorithm| [0, 1].map(|n| Party::new(algorithm, &RSA[n])))
     });
     &PARTIES[ALGORITHMS.iter().position(|&other| other == algorithm).unwrap()]
@@ -384,7 +390,9 @@ impl Party {
             Algorithm::PS256 => rsa_with(rsa, &RSA_PSS_SHA256),
             Algorithm::PS384 => rsa_with(rsa, &RSA_PSS_SHA384),
             Algorithm::PS512 => rsa_with(rsa, &RSA_PSS_SHA512),
-            Algorithm::ES256 => p256(),
+            Algorithm::ES256 => ec("P-256", &ECDSA_P256_SHA256_FIXED_SIGNING),
+            Algorithm::ES384 => ec("P-384", &ECDSA_P384_SHA384_FIXED_SIGNING),
+            Algorithm::ES512 => ec("P-521", &ECDSA_P521_SHA512_FIXED_SIGNING),
             _ => ed25519(),
         };
         let theirs = judge_of(algorithm, &jwk);
@@ -406,6 +414,20 @@ fn judge_of(algorithm: Algorithm, jwk: &Value) -> Box<dyn Fn(&str) -> bool + Sen
         Algorithm::HS384 => judge_with(Hs384, jwk),
         Algorithm::HS512 => judge_with(Hs512, jwk),
         Algorithm::ES256 => judge_with(Es256, jwk),
+        Algorithm::ES384 => {
+            let key = p384::ecdsa::VerifyingKey::from_sec1_bytes(&point(jwk)).unwrap();
+            judge_on_curve("ES384", move |message, signature| {
+                let signature = p384::ecdsa::Signature::from_slice(signature);
+                signature.is_ok_and(|signature| key.verify(message, &signature).is_ok())
+            })
+        }
+        Algorithm::ES512 => {
+            let key = p521::ecdsa::VerifyingKey::from_sec1_bytes(&point(jwk)).unwrap();
+            judge_on_curve("ES512", move |message, signature| {
+                let signature = p521::ecdsa::Signature::from_slice(signature);
+                signature.is_ok_and(|signature| key.verify(message, &signature).is_ok())
+            })
+        }
         Algorithm::EdDSA => {
             // The name of RFC 9864 for the same thing.
             let (old, new) =
@@ -455,13 +477,59 @@ fn rsa_with(pair: &'static RsaKeyPair, encoding: &'static dyn RsaEncoding) -> (V
     (json!({ "kty": "RSA", "n": n, "e": e }), Arc::new(sign))
 }
 
-fn p256() -> (Value, Sign) {
-    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-    let [x, y] =
-        [1..33, 33..65].map(|range| URL_SAFE_NO_PAD.encode(&pair.public_key().as_ref()[range]));
+fn ec(curve: &str, algorithm: &'static EcdsaSigningAlgorithm) -> (Value, Sign) {
+    let pair = EcdsaKeyPair::generate(algorithm).unwrap();
+    let point = &pair.public_key().as_ref()[1..];
+    let (x, y) = point.split_at(point.len() / 2);
+    let [x, y] = [x, y].map(|part| URL_SAFE_NO_PAD.encode(part));
     let sign =
         move |message: &[u8]| pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec();
-    (json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y }), Arc::new(sign))
+    (json!({ "kty": "EC", "crv": curve, "x": x, "y": y }), Arc::new(sign))
+}
+
+/// The uncompressed point (SEC 1 §2.3.3).
+fn point(jwk: &Value) -> Vec<u8> {
+    let [x, y] =
+        ["x", "y"].map(|name| URL_SAFE_NO_PAD.decode(jwk[name].as_str().unwrap()).unwrap());
+    [vec![4], x, y].concat()
+}
+
+fn judge_on_curve(
+    name: &'static str,
+    verify: impl Fn(&[u8], &[u8]) -> bool + Send + Sync + 'static,
+) -> Box<dyn Fn(&str) -> bool + Send + Sync> {
+    let algorithm = OnCurve { name, verify };
+    Box::new(move |token| {
+        let Ok(token) = UntrustedToken::new(token) else {
+            return false;
+        };
+        algorithm.validator::<Value>(&()).validate(&token).is_ok()
+    })
+}
+
+/// An algorithm for jwt-compact, which knows the key.
+struct OnCurve<V> {
+    name: &'static str,
+    verify: V,
+}
+
+impl<V: Fn(&[u8], &[u8]) -> bool> jwt_compact::Algorithm for OnCurve<V> {
+    type SigningKey = ();
+    type VerifyingKey = ();
+    /// Any bytes.
+    type Signature = RsaSignature;
+
+    fn name(&self) -> Cow<'static, str> {
+        self.name.into()
+    }
+
+    fn sign(&self, (): &(), _: &[u8]) -> RsaSignature {
+        unreachable!("a judge does not sign")
+    }
+
+    fn verify_signature(&self, signature: &RsaSignature, (): &(), message: &[u8]) -> bool {
+        (self.verify)(message, &signature.as_bytes())
+    }
 }
 
 fn ed25519() -> (Value, Sign) {

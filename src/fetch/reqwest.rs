@@ -12,6 +12,9 @@ use crate::fetch::{Fetch, FetchError, FetchRequest};
 /// A fetcher over a `reqwest` client: rustls with the platform's certificates, no redirects, no
 /// cookies, two seconds to connect and five for everything.
 ///
+/// A request whose connection is closed before an answer comes is sent once more: all that is asked of
+/// an issuer may be asked twice.
+///
 /// It goes through the proxies that the environment names, but for plain http, which is for this
 /// machine alone: a proxy would read the secrets in it, and answer in the issuer's place.
 ///
@@ -66,7 +69,13 @@ impl Fetch for ReqwestFetch {
         let is_plain = head.uri.scheme() == Some(&Scheme::HTTP);
         let client = if is_plain { &self.plain } else { &self.client };
         let sent = client.request(head.method, head.uri.to_string()).headers(head.headers);
-        let mut answer = sent.body(body).send().await.map_err(without_url)?;
+        let sent = sent.body(body);
+        let again = sent.try_clone();
+        let mut answer = match (sent.send().await, again) {
+            (Err(error), Some(again)) if was_closed(&error) => again.send().await,
+            (answer, _) => answer,
+        }
+        .map_err(without_url)?;
         let mut response = Response::new(BytesMut::new());
         *response.status_mut() = answer.status();
         *response.headers_mut() = std::mem::take(answer.headers_mut());
@@ -79,6 +88,11 @@ impl Fetch for ReqwestFetch {
         }
         Ok(response.map(BytesMut::freeze))
     }
+}
+
+/// The issuer has closed the connection, as happens to one that was kept open just as it is used again.
+fn was_closed(error: &reqwest::Error) -> bool {
+    error.is_request() && !error.is_connect() && !error.is_timeout()
 }
 
 /// A URL may have secrets in its query.

@@ -5,7 +5,7 @@ use http::Uri;
 use thiserror::Error;
 
 /// Where an issuer is asked: `https`, or `http` towards this machine alone (OPAQUE-22, JWT-65).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct IssuerUrl(Uri);
 
 /// The text is no address to ask an issuer at.
@@ -51,9 +51,17 @@ impl IssuerUrl {
     }
 }
 
+/// Without the query, which may hold a secret.
 impl fmt::Display for IssuerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        let authority = self.0.authority().map_or("", |authority| authority.as_str());
+        write!(f, "{}://{authority}{}", self.0.scheme_str().unwrap_or_default(), self.0.path())
+    }
+}
+
+impl fmt::Debug for IssuerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -94,6 +102,15 @@ mod tests {
             assert!(IssuerUrl::parse(text).is_err(), "OPAQUE-22, JWT-65: {text}");
         }
     }
+
+    #[test]
+    fn an_address_is_shown_without_its_query() {
+        let url = IssuerUrl::parse("https://issuer.example:8443/keys?code=secret").unwrap();
+        assert_eq!(url.to_string(), "https://issuer.example:8443/keys");
+        assert_eq!(format!("{url:?}"), "https://issuer.example:8443/keys");
+        assert_eq!(url.uri().query(), Some("code=secret"), "it is asked with it");
+    }
+
     #[test]
     fn an_error_shows_no_password() {
         let error = IssuerUrl::parse("https://user:secret@issuer.example/").unwrap_err();

@@ -68,15 +68,18 @@ async fn whatever_is_no_answer_says_nothing_about_the_token() {
     }));
     // The last: whoever comes next is not held up.
     replies.push(Reply::Hang);
+    let mut asked = 0;
     for (n, reply) in replies.into_iter().enumerate() {
         scene.endpoint.reply(reply.clone());
         let answer = scene.api.get(&format!("token-{n}")).await;
+        // Nothing of the answer has come when its connection is closed.
+        asked += if matches!(reply, Reply::Cut) { 2 } else { 1 };
         let what = format!("OPAQUE-23, OPAQUE-34, attack 25: {reply:?}");
         assert_eq!(answer.status, 503, "{what}");
         assert_eq!(answer.error(), "temporarily_unavailable", "{what}");
         assert_eq!(answer.header("retry-after"), "5", "{what}");
         assert_eq!(answer.header("www-authenticate"), "", "no challenge of anybody's: {what}");
-        assert_eq!(scene.endpoint.asked(), n + 1, "a question is not repeated: {what}");
+        assert_eq!(scene.endpoint.asked(), asked, "no other question is repeated: {what}");
     }
     assert_eq!(elsewhere.asked(), 0, "OPAQUE-23: redirects are not followed");
 }

@@ -45,6 +45,28 @@ async fn documents_are_fetched_ahead_of_their_end_within_bounds() {
     }
 }
 
+/// A cache between the issuer and the API has had the document for a while (RFC 9111 §4.2.3).
+#[tokio::test(start_paused = true)]
+async fn the_time_that_a_document_has_spent_in_a_cache_counts() {
+    for (age, seconds) in [
+        ("200", 80..=90),
+        ("300", 60..=60),
+        ("400", 60..=60),
+        ("0", 240..=270),
+        ("-1", 240..=270),
+        ("soon", 240..=270),
+        ("99999999999999999999", 240..=270),
+    ] {
+        let issuer = MemoryIssuer::new(&jwks(&[&Signer::new("a")]));
+        issuer.set_cache_control("max-age=300");
+        issuer.set_age(age);
+        let _keys = issuer.jwks().start().unwrap();
+        sleep(Duration::from_secs(400)).await;
+        let gap = issuer.times()[1].as_secs();
+        assert!(seconds.contains(&gap), "JWT-73: {age:?} after {gap} s");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn not_all_refresh_at_the_same_moment() {
     let issuers: Vec<_> = (0..20).map(|_| MemoryIssuer::new(&jwks(&[&Signer::new("a")]))).collect();

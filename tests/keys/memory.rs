@@ -21,6 +21,7 @@ struct State {
     /// `None`: it cannot be reached.
     document: Option<String>,
     cache_control: &'static str,
+    age: &'static str,
     fetched_at: Vec<Instant>,
     asked: Vec<String>,
     held: Option<Arc<Semaphore>>,
@@ -31,6 +32,7 @@ impl MemoryIssuer {
         Self(Arc::new(Mutex::new(State {
             document: None,
             cache_control: "",
+            age: "",
             fetched_at: Vec::new(),
             asked: Vec::new(),
             held: None,
@@ -53,6 +55,10 @@ impl MemoryIssuer {
 
     pub(crate) fn set_cache_control(&self, value: &'static str) {
         self.0.lock().unwrap().cache_control = value;
+    }
+
+    pub(crate) fn set_age(&self, value: &'static str) {
+        self.0.lock().unwrap().age = value;
     }
 
     /// From now on answers are what they are when the request comes, and are sent when there is a
@@ -110,9 +116,9 @@ impl MemoryIssuer {
             None => Err(FetchError::new("the connection was refused")),
             Some(document) => {
                 let mut response = Response::new(Bytes::from(document));
-                if !state.cache_control.is_empty() {
-                    let value = state.cache_control.parse().unwrap();
-                    response.headers_mut().insert("cache-control", value);
+                let headers = [("cache-control", state.cache_control), ("age", state.age)];
+                for (name, value) in headers.into_iter().filter(|(_, value)| !value.is_empty()) {
+                    response.headers_mut().insert(name, value.parse().unwrap());
                 }
                 Ok(response)
             }

@@ -306,6 +306,7 @@ impl IntrospectionBuilder {
             names: self.names,
             max_age: self.max_age,
         };
+        let outage = Arc::new(Outage::new(self.timeout));
         let endpoint = Endpoint {
             url,
             fetch: self.fetch,
@@ -313,6 +314,7 @@ impl IntrospectionBuilder {
             timeout: self.timeout,
             policy,
             signed: self.signed,
+            outage: outage.clone(),
             locked_out: AtomicBool::new(false),
         };
         Ok(IntrospectionVerifier {
@@ -321,7 +323,7 @@ impl IntrospectionBuilder {
                     .with_max_age(self.max_age)
                     .with_max_tokens(self.max_tokens),
                 refused: RefusedTokens::new(self.max_refused_age),
-                outage: Arc::new(Outage::new(self.timeout)),
+                outage,
                 max_stale: self.max_stale,
                 leeway: self.leeway,
             }),

@@ -15,6 +15,7 @@ use crate::fetch::{ErasedFetch, FetchError, FetchRequest, IssuerUrl};
 use crate::principal::Principal;
 use crate::trace;
 use crate::verifier::introspection::answer::Policy;
+use crate::verifier::introspection::outage::Outage;
 use crate::verifier::introspection::signed::SignedAnswers;
 use crate::verifier::{TokenVerifier, VerifyError, VerifyRequest};
 
@@ -33,6 +34,7 @@ pub(super) struct Endpoint {
     pub(super) timeout: Duration,
     pub(super) policy: Policy,
     pub(super) signed: Option<SignedAnswers>,
+    pub(super) outage: Arc<Outage>,
     /// The latest answer refused the credentials.
     pub(super) locked_out: AtomicBool,
 }
@@ -97,6 +99,8 @@ impl Endpoint {
     async fn ask(&self, token: &str, now: SystemTime) -> Result<Bytes, AskError> {
         let question = FetchRequest::new(self.question(token)?, MAX_BODY);
         let (head, body) = self.fetch.fetch(question).await?.into_parts();
+        // Also where the answer is none, or the keys do not come that it is signed with.
+        self.outage.answered();
         match head.status.as_u16() {
             200 => self.locked_out.store(false, Ordering::Relaxed),
             // RFC 7662 §2.3: it is this API that is refused, not its caller (OPAQUE-34).

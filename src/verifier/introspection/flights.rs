@@ -3,9 +3,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::FutureExt;
 use futures_util::future::{Shared, WeakShared};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::verifier::Verifying;
 use crate::verifier::cached::TokenId;
+
+/// How many requests may wait for answers in all, mostly those with the tokens that everybody uses.
+const MAX_WAITING: usize = 16_384;
 
 /// The questions that are on their way: one for each token, for all who wait for its answer.
 ///
@@ -14,6 +18,7 @@ use crate::verifier::cached::TokenId;
 pub(super) struct Flights {
     max: usize,
     state: Mutex<State>,
+    places: Semaphore,
 }
 
 #[derive(Default)]
@@ -32,7 +37,12 @@ struct Flight {
 
 impl Flights {
     pub(super) fn new(max: usize) -> Self {
-        Self { max, state: Mutex::default() }
+        Self { max, state: Mutex::default(), places: Semaphore::new(MAX_WAITING) }
+    }
+
+    /// A place to wait at; `None` when there is none left.
+    pub(super) fn place(&self) -> Option<SemaphorePermit<'_>> {
+        self.places.try_acquire().ok()
     }
 
     /// The answer that is on its way to this token, or else the one to a question that is asked now;
@@ -43,10 +53,12 @@ impl Flights {
         self: &Arc<Self>,
         id: TokenId,
         epoch: u64,
+        may_join: bool,
         question: impl FnOnce() -> Verifying,
     ) -> Option<Shared<Verifying>> {
         let mut state = self.state();
-        if let Some(flight) = state.by_token.get(&id)
+        if may_join
+            && let Some(flight) = state.by_token.get(&id)
             && flight.epoch == epoch
             && let Some(answer) = flight.answer.upgrade()
         {

@@ -70,7 +70,8 @@
 //! | a good answer is remembered | 10 seconds, never beyond `exp` | [`with_max_age`](IntrospectionBuilder::with_max_age) |
 //! | a refusal is remembered | 1 second, in a megabyte of its own | [`with_max_refused_age`](IntrospectionBuilder::with_max_refused_age) |
 //! | a failure is remembered | not at all: the first good answer is used | |
-//! | … that took a second or longer, which nobody waits for again | 1 second, and then one request at a time asks | |
+//! | … because nothing was said for a second or longer | 1 second for this token, and then one request at a time asks about it | |
+//! | … about four different tokens, and no other has been answered since | 1 second for all tokens, and then four at a time are asked about | |
 //! | a good answer stands in during an outage | not at all | [`with_stale_if_error`](IntrospectionBuilder::with_stale_if_error) |
 //! | a question takes | 5 seconds | [`with_timeout`](IntrospectionBuilder::with_timeout) |
 //! | the clocks are apart | 30 seconds | [`with_leeway`](IntrospectionBuilder::with_leeway) |
@@ -81,10 +82,16 @@
 //! forgets what this one is told to forget.
 //!
 //! There is one question for each token at a time, and all requests with that token wait for its
-//! answer, whichever of them leaves. At most 256 questions are on their way at once; beyond that, a
-//! token that is not remembered is refused with 503. A question that failed is not repeated. An endpoint
-//! that is silent holds up those who asked before that was known, and then one request at a time: all
-//! others are refused at once, with 503 and `Retry-After`, or let in on an earlier answer.
+//! answer, whichever of them leaves; at most 16 384 requests wait in all. At most 256 questions are on
+//! their way at once; beyond that, a token that is not remembered is refused with 503. A question that
+//! failed is not repeated, but once by `ReqwestFetch` where the connection was closed before anything
+//! was said.
+//!
+//! An endpoint that is silent holds up those who asked before that was known, and then four requests
+//! at a time: all others are refused at once, with 503 and `Retry-After`, or let in on an earlier
+//! answer. Whatever it answers, a 500 or nonsense included, it is not silent. So whoever has one token
+//! that it is slow about, or three, holds up nobody else; with four at a time they can, until anybody
+//! else's is answered.
 //!
 //! # Security
 //!
@@ -179,17 +186,22 @@ impl TokenVerifier for IntrospectionVerifier {
         if let Some(known) = self.try_verify(request) {
             return known;
         }
-        let Some(attempt) = self.asking.outage.attempt() else {
+        let id = TokenId::of(&request.token);
+        let Some(attempt) = self.asking.outage.attempt(id) else {
             let error = VerifyError::unavailable("the endpoint did not answer a moment ago");
             return self.asking.or_stale(request, error.with_retry_after(PAUSE));
         };
-        let id = TokenId::of(&request.token);
+        // A trial that joined a question from before would try nothing, and hold up whoever comes next.
+        let may_join = !attempt.is_trial;
         let epoch = self.tokens().epoch();
-        let answer = self.flights.join(id, epoch, || {
-            let (asking, request) = (self.asking.clone(), request.clone());
-            Box::pin(async move { asking.ask(&request, &attempt).await })
-        });
-        let Some(answer) = answer else {
+        let place = self.flights.place();
+        let join = || {
+            self.flights.join(id, epoch, may_join, || {
+                let (asking, request) = (self.asking.clone(), request.clone());
+                Box::pin(async move { asking.ask(&request, &attempt).await })
+            })
+        };
+        let Some(answer) = place.as_ref().and_then(|_| join()) else {
             let error = VerifyError::unavailable("too many questions are on their way");
             return self.asking.or_stale(request, error.with_retry_after(RETRY_AFTER_BURST));
         };
@@ -223,16 +235,12 @@ impl Asking {
         // Everybody who waits for this answer would panic with the application's fetcher.
         let answer = caught(self.cached.verify(request)).await;
         let error = match answer {
-            Some(Ok(principal)) => {
-                attempt.succeed();
-                return Ok(principal);
-            }
+            Some(Ok(principal)) => return Ok(principal),
             Some(Err(error)) => error,
             None => VerifyError::unavailable("the question panicked"),
         };
         // Of a token that nothing was said about, nothing is remembered.
         if error.kind() != VerifyErrorKind::Unavailable {
-            attempt.succeed();
             // An earlier answer must not stand in for this one when the endpoint is down next.
             self.cached.remove(&request.token);
             self.refused.insert(TokenId::of(&request.token), &error, request.now);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL};
+use http::header::{ACCEPT, AGE, CACHE_CONTROL};
 use http::{HeaderMap, Request};
 use serde::Deserialize;
 use thiserror::Error;
@@ -172,7 +172,8 @@ async fn get(
     Ok((head.headers, body))
 }
 
-/// What `Cache-Control` allows (RFC 9111 §5.2.2); zero where it forbids.
+/// What `Cache-Control` allows (RFC 9111 §5.2.2), less the `Age` that the document came with (§5.1);
+/// zero where it forbids.
 fn max_age(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(CACHE_CONTROL).iter().filter_map(|value| value.to_str().ok());
     let mut max_age = None;
@@ -185,7 +186,9 @@ fn max_age(headers: &HeaderMap) -> Option<Duration> {
             max_age = value.trim_matches('"').parse().ok().map(Duration::from_secs);
         }
     }
-    max_age
+    let age = headers.get(AGE).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+    let age = Duration::from_secs(age.unwrap_or(0));
+    max_age.map(|max_age: Duration| max_age.saturating_sub(age))
 }
 
 #[cfg(test)]

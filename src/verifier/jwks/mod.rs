@@ -45,11 +45,12 @@
 //!
 //! | event | what happens | within |
 //! |---|---|---|
-//! | time passes | the document is fetched again ahead of its end: `Cache-Control: max-age`, at least one minute and at most ten | 10 minutes |
+//! | time passes | the document is fetched again ahead of its end: `Cache-Control: max-age` less `Age`, at least one minute and at most ten | 10 minutes |
 //! | a token names an unknown key | one fetch for all who wait; the token is then checked again | the fetch |
+//! | … and the issuer is slow | at most 16 384 requests wait, for at most 256 names of keys, each as long as one fetch may take; whatever is more gets 503 with `Retry-After` at once, never 401 | 5 seconds |
 //! | … less than 30 seconds after such a fetch | the token is refused, and a fetch follows as soon as they are over | 30 seconds |
 //! | … which that fetch has not found | nothing, for 30 seconds, then 60, then always 120 | 2 minutes |
-//! | a signature is not that of its key, which may have been replaced under its name | the token is refused, and a fetch follows, a minute after the last one at the earliest | 1 minute |
+//! | a signature is not that of its key, or of another algorithm, and the key may have been replaced under its name | the token is refused, and a fetch follows, a minute after the last one at the earliest | 1 minute |
 //! | the document moves, and discovery says so | it is asked again every ten minutes | 20 minutes |
 //! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
 //! | the issuer is down, or sends what is no set of keys | the last good keys stay for an hour more; it is asked again after 1, 2, 4 … 60 seconds | |
@@ -73,6 +74,7 @@ mod discovery;
 mod missing;
 mod refresh;
 mod shared;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;

@@ -16,6 +16,7 @@ use crate::verifier::VerifyError;
 use crate::verifier::jwks::Jwks;
 use crate::verifier::jwks::discovery::{LoadError, Loaded};
 use crate::verifier::jwks::missing::Missing;
+use crate::verifier::jwks::waiting::Waiting;
 use crate::verifier::jwt::{KeySet, KeySource, NewerKeys};
 
 /// The longest wait between two tries at an issuer that is down.
@@ -23,6 +24,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 
 /// How many requests may wait for the first keys.
 const MAX_WAITING: usize = 256;
+
+/// How long a client is told to wait when too many requests wait for new keys.
+const RETRY_AFTER_BURST: Duration = Duration::from_secs(1);
 
 /// The longest that any of the times may be: a key that the issuer withdraws must go (JWT-73,
 /// JWT-74).
@@ -70,6 +74,8 @@ pub(super) struct Shared {
     missing: Mutex<Missing>,
     /// Places for requests that wait for the first keys.
     places: Semaphore,
+    /// Those that wait for new ones.
+    waiting: Waiting,
 }
 
 /// How the fetches go.
@@ -80,7 +86,7 @@ struct Progress {
     done: u64,
     /// A token has named a key that nobody knows, and no fetch has begun since.
     wanted: bool,
-    /// A signature was not that of any key, and no fetch has begun since.
+    /// No key at hand has made a signature, and no fetch has begun since.
     doubted: bool,
     /// When a fetch may begin for such a token.
     cool_at: Instant,
@@ -115,6 +121,7 @@ impl Shared {
             progress: watch::Sender::new(progress),
             missing: Mutex::new(Missing::new(times.cooldown)),
             places: Semaphore::new(MAX_WAITING),
+            waiting: Waiting::default(),
         }
     }
 
@@ -132,7 +139,8 @@ impl Shared {
 
     /// Waits until the first fetch has ended.
     pub(super) async fn first(&self) -> Result<(), VerifyError> {
-        self.ended(1).await?;
+        // A task whose runtime has ended before it ran ends no fetch.
+        let _ = timeout(self.times.timeout * 2, self.ended(1)).await;
         self.at_hand().map(drop)
     }
 
@@ -151,14 +159,10 @@ impl Shared {
     }
 
     /// Waits until this many fetches have ended.
-    async fn ended(&self, count: u64) -> Result<(), VerifyError> {
+    async fn ended(&self, count: u64) {
         let mut progress = self.progress.subscribe();
-        // One that is under way and the one after it may each take their time.
-        let limit = self.times.timeout * 2;
-        match timeout(limit, progress.wait_for(|progress| progress.done >= count)).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(self.unavailable()),
-        }
+        // It fails where the sender is gone, which is here.
+        let _ = progress.wait_for(|progress| progress.done >= count).await;
     }
 
     fn unavailable(&self) -> VerifyError {
@@ -215,23 +219,32 @@ impl Shared {
     }
 
     async fn newer(&self, kid: Option<&str>) -> Result<Arc<KeySet>, VerifyError> {
-        if self.keys.load().is_none() {
-            return self.first_at_hand().await;
-        }
+        let keys = match (self.keys.load_full(), kid) {
+            (None, _) => return self.first_at_hand().await,
+            (Some(keys), None) => return Ok(keys),
+            (Some(keys), Some(kid)) if keys.names(kid) => return Ok(keys),
+            (Some(_), Some(kid)) => self.having(kid),
+        };
+        // An issuer that hangs must not gather requests that wait.
+        timeout(self.times.timeout, keys).await.unwrap_or_else(|_| Err(self.unavailable()))
+    }
+
+    /// Keys that have this name, or else those after a fetch that has begun from now on.
+    async fn having(&self, kid: &str) -> Result<Arc<KeySet>, VerifyError> {
+        let Some(_place) = self.waiting.enter(kid) else {
+            let error = VerifyError::unavailable("too many requests wait for new keys");
+            return Err(error.with_retry_after(RETRY_AFTER_BURST));
+        };
         let (asked, is_fetching) = {
             let progress = self.progress.borrow();
             (progress.begun, progress.is_fetching())
         };
         if is_fetching {
-            self.ended(asked).await?;
+            self.ended(asked).await;
         }
-        let keys = self.at_hand()?;
-        let Some(kid) = kid.filter(|kid| !keys.names(kid)) else {
-            return Ok(keys);
-        };
         // What was under way may have been answered before the issuer had the key.
-        if self.want() {
-            self.ended(asked + 1).await?;
+        if !self.at_hand()?.names(kid) && self.want() {
+            self.ended(asked + 1).await;
         }
         let keys = self.at_hand()?;
         if keys.names(kid) {

@@ -13,8 +13,8 @@ pub(crate) trait KeySource: Send + Sync {
     /// Whether waiting for newer keys could bring one of this name.
     fn may_bring(&self, kid: &str) -> bool;
 
-    /// A signature is not that of the keys it could be of. One of them may have been replaced under
-    /// its name, which newer keys would show.
+    /// A signature is not that of the keys it could be of, or there are none for its algorithm. One of
+    /// them may have been replaced under its name, which newer keys would show.
     fn doubt(&self);
 
     /// Newer keys, for a token that names one that is not known, or for want of any.

@@ -102,11 +102,21 @@ async fn with_keys<T>(
 }
 
 fn final_answer<T>(source: &dyn KeySource, answer: Result<T, Failure>) -> Result<T, VerifyError> {
-    let answer = answer.map_err(VerifyError::from);
-    if answer.as_ref().is_err_and(|error| error.kind() == VerifyErrorKind::BadSignature) {
+    use VerifyErrorKind::{BadSignature, UnknownKey, UnsupportedAlgorithm};
+    let is_doubtful = match &answer {
+        // The key of this name, or one without, may have been replaced: by one for another algorithm,
+        // where none could be tried.
+        Err(Failure::Refused(error)) => {
+            matches!(error.kind(), BadSignature | UnknownKey | UnsupportedAlgorithm)
+        }
+        // A name that is not known is fetched for by itself.
+        Err(Failure::UnknownKey { kind, .. }) => *kind == BadSignature,
+        Ok(_) => false,
+    };
+    if is_doubtful {
         source.doubt();
     }
-    answer
+    answer.map_err(VerifyError::from)
 }
 
 /// The payload of a signed text of this type that is no token, such as the answer to a question.
