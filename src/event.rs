@@ -126,7 +126,8 @@ impl AuditEvent {
 pub enum Outcome {
     /// The client went away, or a layer outside gave up: the request was dropped unanswered.
     Aborted,
-    /// It reached the inner service, which answered.
+    /// It reached the inner service, which answered. So does one that is between `AuditLayer` and the
+    /// layers that refuse, such as a time limit.
     Allowed,
     /// It could not be decided on, or the inner service failed.
     Error,

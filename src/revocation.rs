@@ -106,7 +106,9 @@ impl Revocation {
         Self { issued_until: Some(seconds(issued_until)), ..self }
     }
 
-    /// When it is over. Tokens that are good by themselves are accepted from then on.
+    /// When it is over, by the clock of each node. Tokens that are good by themselves are accepted from
+    /// then on: one that is to outlast a token ends later than that, by the leeway of the verifier and
+    /// by what the nodes' clocks may be apart.
     pub fn with_end(self, end: SystemTime) -> Self {
         let whole = UNIX_EPOCH + Duration::from_secs(seconds(end));
         Self { ends_at: Some(seconds(end) + u64::from(whole < end)), ..self }

@@ -66,6 +66,10 @@ impl<W: Write + Send + 'static> AuditSink for JsonLinesSink<W> {
         }
         writer.failing = written.is_err();
     }
+
+    fn lost(&self) -> u64 {
+        Self::lost(self)
+    }
 }
 
 impl<W> fmt::Debug for JsonLinesSink<W> {

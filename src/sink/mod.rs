@@ -36,7 +36,7 @@ pub use self::tracing::TracingSink;
 /// [`sequence`](AuditEvent::sequence) but for requests that end at the same moment.
 ///
 /// **Errors.** A sink has none to return: the request has been answered. A sink that loses an event
-/// counts it and says so where an operator looks. It must not panic; where it does, the event is
+/// counts it ([`lost`](Self::lost)) and says so where an operator looks. It must not panic; where it does, the event is
 /// lost and that is logged, and the request goes on.
 ///
 /// **Concurrency.** Called from many tasks at once, on the request's own task, so it must not
@@ -65,6 +65,11 @@ pub use self::tracing::TracingSink;
 pub trait AuditSink: Send + Sync + 'static {
     /// Takes one event.
     fn accept(&self, event: AuditEvent);
+
+    /// How many events it has lost. Default: none, of which it knows.
+    fn lost(&self) -> u64 {
+        0
+    }
 }
 
 impl<F: Fn(AuditEvent) + Send + Sync + 'static> AuditSink for F {
@@ -76,6 +81,10 @@ impl<F: Fn(AuditEvent) + Send + Sync + 'static> AuditSink for F {
 impl<S: AuditSink + ?Sized> AuditSink for Arc<S> {
     fn accept(&self, event: AuditEvent) {
         (**self).accept(event);
+    }
+
+    fn lost(&self) -> u64 {
+        (**self).lost()
     }
 }
 

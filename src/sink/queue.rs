@@ -14,8 +14,8 @@ use crate::trace;
 /// A bounded queue and a thread before a sink that blocks.
 ///
 /// A full queue drops the newest event, so that a stuck sink never holds up a request (AUDIT-40).
-/// [`lost`](Self::lost) counts what was dropped; the first of a row of losses is logged, and how
-/// many they were once the queue is empty again. Keep an `Arc` of the queue to read the counter,
+/// [`lost`](Self::lost) counts what was dropped, and what the sink could not write; the first of a row
+/// of losses is logged, and how many they were once the queue is empty again. Keep an `Arc` of the queue to read the counter,
 /// and to [`flush`](Self::flush) it before the program ends:
 ///
 /// ```
@@ -42,6 +42,7 @@ pub struct QueueSink {
     worker: Option<JoinHandle<()>>,
     sent: AtomicU64,
     shared: Arc<Shared>,
+    sink: Arc<dyn AuditSink>,
 }
 
 /// What the queue and its worker tell each other.
@@ -75,20 +76,23 @@ impl QueueSink {
         }
         let (events, queue) = sync_channel(capacity);
         let shared = Arc::<Shared>::default();
+        let sink: Arc<dyn AuditSink> = Arc::new(sink);
         let worker = std::thread::Builder::new().name("tower-gate-audit".to_owned()).spawn({
-            let shared = shared.clone();
+            let (shared, sink) = (shared.clone(), sink.clone());
             move || {
                 shared.drain(&queue, &sink);
                 shared.advance(|progress| progress.ended = true);
             }
         })?;
-        Ok(Self { events: Some(events), worker: Some(worker), sent: AtomicU64::new(0), shared })
+        let (events, worker) = (Some(events), Some(worker));
+        Ok(Self { events, worker, sent: AtomicU64::new(0), shared, sink })
     }
 
-    /// How many events found the queue full, or made the sink panic.
+    /// How many events found the queue full, or made the sink panic, or were lost by the sink, as on a
+    /// full disk.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.shared.lost.load(Ordering::Relaxed)
+        self.shared.lost.load(Ordering::Relaxed) + self.sink.lost()
     }
 
     /// Waits until the sink has taken every event that has been queued by now, and says whether it
@@ -112,6 +116,10 @@ impl AuditSink for QueueSink {
             // The worker ends only after this end of the queue.
             Err(_) => self.shared.lose("the queue is full"),
         }
+    }
+
+    fn lost(&self) -> u64 {
+        Self::lost(self)
     }
 }
 

@@ -631,6 +631,7 @@ impl Write for Disk {
 async fn lines_that_cannot_be_written_are_counted_and_reported_once_in_a_row() {
     let (recording, disk) = (Recording::start(), Disk::default());
     let sink = Arc::new(JsonLinesSink::new(disk.clone()));
+    let queue = QueueSink::new(sink.clone(), 1).unwrap();
     let service = gate(sink.clone());
     for (full, lost, lines, warnings) in [(false, 0, 3, 0), (true, 3, 3, 1), (false, 3, 6, 1)] {
         disk.full.store(full, Ordering::SeqCst);
@@ -638,6 +639,7 @@ async fn lines_that_cannot_be_written_are_counted_and_reported_once_in_a_row() {
             assert_eq!(send(&service, with_token("t")).await.status, 200, "AUDIT-40");
         }
         assert_eq!(sink.lost(), lost, "AUDIT-40");
+        assert_eq!(queue.lost(), lost, "AUDIT-40: a queue knows what the sink behind it has lost");
         assert_eq!(disk.lines.text().lines().count(), lines, "AUDIT-40");
         let reports = recording.events("tower_gate::trace");
         assert_eq!(reports.len(), warnings, "AUDIT-40: {reports:?}");
