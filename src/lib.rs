@@ -173,3 +173,8 @@ pub use self::rejection::{
 pub use self::require_scope::RequireScopeLayer;
 pub use self::sink::AuditSink;
 pub use self::verifier::{FixedVerifier, TokenVerifier};
+
+/// Compiles the example that the repository shows first.
+#[cfg(all(doctest, feature = "axum", feature = "jwt"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
