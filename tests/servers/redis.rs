@@ -124,10 +124,15 @@ pub(crate) struct RedisCluster {
 
 impl RedisCluster {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With options of the command line for every node.
+    pub(crate) fn start_with(more: &[&str]) -> Self {
         let node = |_| {
             // A node without a reachable master starts an election after this.
             let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
-            let options = [&options[..], &["--repl-diskless-sync-delay", "0"]].concat();
+            let options = [&options[..], &["--repl-diskless-sync-delay", "0"], more].concat();
             let bus = free_port().to_string();
             Redis::start_with(&[&options[..], &["--cluster-port", &bus]].concat())
         };
@@ -161,6 +166,13 @@ impl RedisCluster {
         let master = self.master_of(key);
         master.kill();
         wait_for("a new master", || self.find_master(key));
+    }
+
+    /// The replica of a master.
+    pub(crate) fn replica_of(&self, master: &Redis) -> &Redis {
+        let of = format!("master_port:{}\n", master.port);
+        let is_replica = |node: &&Redis| node.command(&["INFO", "replication"]).contains(&of);
+        self.nodes.iter().find(is_replica).unwrap()
     }
 
     /// The others send their clients on, or say that the cluster is down.
