@@ -199,7 +199,7 @@ impl ConnectionLike for Fixed {
         _: usize,
         _: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        unimplemented!("every decision is one command")
+        panic!("every decision is one command")
     }
 
     fn get_db(&self) -> i64 {
@@ -209,13 +209,11 @@ impl ConnectionLike for Fixed {
 
 /// XMODEM, a bit at a time.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).fold(
-        0,
-        |crc, bit| {
-            let carry = crc >> 15 ^ u16::from(bit);
-            crc << 1 ^ carry * 0x1021
-        },
-    )
+    let bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1));
+    bits.fold(0, |crc: u16, bit| {
+        let shifted = crc << 1;
+        if (crc >> 15 == 1) == bit { shifted } else { shifted ^ 0x1021 }
+    })
 }
 
 /// Nobody stands in for it, and the nodes that are left are asked as before, where the cluster lets
