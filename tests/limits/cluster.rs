@@ -169,7 +169,7 @@ where
 }
 
 /// A client of a cluster whose nodes keep their slots: it sends each call to one, and looks for no
-/// other. That of the crate `redis` may fall silent for good when a master is lost with its replica.
+/// other. That of the crate `redis` may fall silent for good when it loses a master under load.
 #[derive(Clone)]
 struct Fixed(Vec<ConnectionManager>);
 
