@@ -104,7 +104,9 @@ impl Partition {
     }
 
     /// Whatever the application finds in a verified principal, such as the tenant; a principal in
-    /// which it finds nothing by itself, and whoever has no token by address.
+    /// which it finds nothing by itself, and whoever has no token by address. Principals of two issuers
+    /// with one value are counted together: where each has names of its own, the issuer belongs into
+    /// the value.
     pub fn tenant<F>(find: F) -> Self
     where
         F: for<'a> Fn(&'a Principal) -> Option<PartitionValue<'a>> + Send + Sync + 'static,
@@ -113,7 +115,8 @@ impl Partition {
     }
 
     /// Each route, as the application finds it in the request's extensions; what is found on none
-    /// together.
+    /// together. A template like `/users/{id}`, and not a path: there are as many of those as a client
+    /// can think of, and each would have a quota of its own.
     pub fn route<F>(find: F) -> Self
     where
         F: for<'a> Fn(&'a Extensions) -> Option<PartitionValue<'a>> + Send + Sync + 'static,
@@ -156,6 +159,13 @@ impl Partition {
         self.parts.iter().any(|part| !matches!(part, Part::Route(_)))
     }
 
+    /// Whether anybody can have as many values as they like, whether they have a token or not: the key
+    /// of a value must be the same for both, or it has its units twice.
+    fn may_be_made_up(&self) -> bool {
+        let is_extension = |part: &Part| matches!(part, Part::Extension(_));
+        self.parts.iter().any(is_extension) && !self.parts.iter().any(Part::is_of_principals)
+    }
+
     fn of(part: Part) -> Self {
         Self { parts: vec![part], prefixes: Prefixes::default() }
     }
@@ -166,7 +176,7 @@ impl Partition {
         mut hasher: PartitionHasher,
         caller: &Caller<'_>,
     ) -> Result<PartitionKey, UnknownCaller> {
-        let mut is_anonymous = false;
+        let mut is_anonymous = self.may_be_made_up();
         for part in &self.parts {
             is_anonymous |= part.write(&mut hasher, caller, self.prefixes)?;
         }
@@ -221,6 +231,11 @@ impl Part {
         }
     }
 
+    /// Whether it tells principals apart, and those who have none by their address.
+    fn is_of_principals(&self) -> bool {
+        matches!(self, Self::Client | Self::Principal | Self::Tenant(_) | Self::Token)
+    }
+
     /// Answers whether anybody can have as many of what it writes as they like.
     fn write(
         &self,
@@ -233,7 +248,7 @@ impl Part {
             Self::Extension(find) => {
                 let value = find(caller.extensions).ok_or(UnknownCaller::Value)?;
                 hasher.write_value(self.name(), &value);
-                return Ok(caller.principal().is_none());
+                return Ok(false);
             }
             Self::Route(find) => {
                 match find(caller.extensions) {
@@ -360,9 +375,9 @@ impl PartitionKey {
         u128::from(self.0[0]) << 64 | u128::from(self.0[1])
     }
 
-    /// Whether anybody can have as many such keys as they like, because addresses or values that
-    /// come without a token are in them. A store with a bound keeps them apart, so that a flood of
-    /// them displaces no verified caller.
+    /// Whether anybody can have as many such keys as they like, because addresses are in them, or
+    /// values of the application and no principal. A store with a bound keeps them apart, so that a
+    /// flood of them displaces no verified caller.
     #[must_use]
     pub fn is_anonymous(self) -> bool {
         self.0[1] & ANONYMOUS != 0
@@ -425,8 +440,9 @@ impl PartitionHasher {
         Self { salt: [one, other & !OF_THE_CALLER], ..*self }
     }
 
-    /// Makes keys of their own for callers with a quota of their own: on one key, a smaller quota
-    /// would take what is owed under a greater one for the work of a clock that went back.
+    /// Makes keys of their own for callers with a quota of their own: on one key, what is owed under a
+    /// greater quota would be owed under a smaller one, too, for longer than that ever takes to come
+    /// back.
     pub(crate) fn with_quota(self, quota: &Quota) -> Self {
         let interval = quota.interval().as_nanos().to_le_bytes();
         let own = self.with([&b"quota"[..], &interval, &quota.burst().to_le_bytes()]).salt;

@@ -147,7 +147,9 @@ impl Quota {
     /// This is the definition that every store must agree with (RL-40 to RL-46). It keeps no state
     /// and reads no clock, so a store calls it with what it has read and keeps what comes back, in
     /// one atomic step. From the moment that its TAT is past, a key equals one never seen, and can
-    /// be forgotten. What is owed under a greater quota is owed under a smaller one, too.
+    /// be forgotten. What is owed under a greater quota is owed under a smaller one, too: a TAT is
+    /// taken as it is, however far ahead. Where a clock may go back, it is the store that lowers one
+    /// which is further ahead than the longest of its quotas can have put it (RL-45).
     ///
     /// ```
     /// use std::time::Duration;

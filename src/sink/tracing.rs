@@ -15,8 +15,9 @@ pub struct TracingSink;
 impl AuditSink for TracingSink {
     fn accept(&self, event: AuditEvent) {
         let principal = event.principal.as_ref();
-        // As a list with quotes: a role is any text, and a comma may be part of it.
+        // As lists with quotes: a role is any text, and so is a name, and a comma may be part of it.
         let roles = principal.map(|principal| principal.roles().collect::<Vec<_>>());
+        let would_limit = (!event.would_limit.is_empty()).then_some(&event.would_limit);
         let required: ScopeSet = event.required_scopes.iter().map(|scope| scope.as_str()).collect();
         info!(
             target: "tower_gate::audit",
@@ -47,6 +48,8 @@ impl AuditSink for TracingSink {
             required_scopes = required.as_str(),
             policy = event.policy.as_deref(),
             remaining = event.remaining,
+            fallback = event.fallback.then_some(true),
+            would_limit = would_limit.map(::tracing::field::debug),
             latency_ms = event.latency.as_secs_f64() * 1000.0,
         );
     }

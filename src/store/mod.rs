@@ -53,7 +53,9 @@ pub use self::token::{Replacement, TokenDigest, TokenFilter, TokenQuery, TokenRe
 /// nothing is taken from any. [`TakeRequest::decide`] is the definition. A store that several nodes
 /// share uses one clock for all of them instead of [`now`](TakeRequest::now), which counts from a
 /// moment of this process. Where that can go back, the store has to see to it that nobody waits for
-/// it to catch up: what is owed would be owed for longer.
+/// it to catch up: it remembers the longest debt that it has ever written, of the key or of any, and
+/// lowers a TAT that is further ahead. The quota that is asked for will not do, because a smaller one
+/// would forgive what is owed under a greater.
 ///
 /// Where the state is at hand, [`try_take`](Self::try_take) answers without waiting; otherwise it
 /// says `None` and [`take`](Self::take) is awaited.

@@ -3,14 +3,17 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use redis::aio::{ConnectionLike, ConnectionManager};
 use redis::cluster::ClusterClient;
-use tower_gate::store::Take;
+use redis::{Arg, Cmd, Pipeline, RedisFuture, Value};
+use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::redis::RedisStore;
+use tower_gate::store::{FallbackStore, RateLimitStore, Take};
 use tower_gate::{PartitionKey, Quota};
 
 use crate::contract::shared_cluster;
 use crate::servers::redis::{Redis, RedisCluster};
-use crate::{HOURLY, PATIENCE, ask, connect_to_cluster, in_short, take};
+use crate::{HOURLY, PATIENCE, ask, connect, connect_to_cluster, in_short, take};
 
 #[tokio::test]
 async fn a_global_quota_is_one_counter_beside_those_of_callers_on_other_nodes() {
@@ -135,4 +138,133 @@ async fn a_failover_gives_a_key_its_burst_again_at_most() {
     assert!(again <= 20, "RL-67: {again}");
     let look = ask(&store, [take("caller", quota, 1)]).await.unwrap();
     assert_eq!(in_short(&look), [(false, true, 0)], "RL-67: and then it holds");
+}
+
+/// What became of a request: whether the other store has decided, and how long that took.
+type Fallback = (bool, Duration);
+
+/// Asks again and again for so long, but once at least; for all callers at the same time.
+async fn load<S>(store: &S, callers: &[Take], length: Duration) -> Vec<Vec<Fallback>>
+where
+    S: RateLimitStore + Clone,
+{
+    let tasks = callers.iter().map(|&caller| {
+        let store = store.clone();
+        tokio::spawn(async move {
+            let (start, mut answers) = (Instant::now(), Vec::new());
+            while answers.is_empty() || start.elapsed() < length {
+                let asked = Instant::now();
+                let decisions = ask(&store, [caller]).await.unwrap();
+                answers.push((decisions.are_fallback(), asked.elapsed()));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answers
+        })
+    });
+    let mut answers = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        answers.push(task.await.unwrap());
+    }
+    answers
+}
+
+/// A client of a cluster whose nodes keep their slots: it sends each call to one, and looks for no
+/// other. That of the crate `redis` may fall silent for good when it loses a master under load.
+#[derive(Clone)]
+struct Fixed(Vec<ConnectionManager>);
+
+impl Fixed {
+    async fn connect(cluster: &RedisCluster) -> Self {
+        let mut masters = Vec::new();
+        for master in &cluster.nodes()[..3] {
+            masters.push(connect(master).await);
+        }
+        Self(masters)
+    }
+}
+
+impl ConnectionLike for Fixed {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        // After the script and how many keys there are.
+        let Some(Arg::Simple(key)) = command.args_iter().nth(3) else { panic!("{command:?}") };
+        let tag = key.split(|byte| b"{}".contains(byte)).nth(1).unwrap();
+        let slot = crc16(tag) % 16_384;
+        let master = [5461, 10_923].iter().filter(|&&first| slot >= first).count();
+        self.0[master].req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        _: &'a Pipeline,
+        _: usize,
+        _: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        panic!("every decision is one command")
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
+
+/// XMODEM, a bit at a time.
+fn crc16(bytes: &[u8]) -> u16 {
+    let bits = bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1 == 1));
+    bits.fold(0, |crc: u16, bit| {
+        let shifted = crc << 1;
+        if (crc >> 15 == 1) == bit { shifted } else { shifted ^ 0x1021 }
+    })
+}
+
+/// Nobody stands in for it, and the nodes that are left are asked as before, where the cluster lets
+/// them answer: without `cluster-require-full-coverage no`, none of them does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_gone_with_its_replica_costs_the_callers_of_others_nothing() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    const GONE: Duration = Duration::from_secs(8);
+    let cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]);
+    let redis = RedisStore::new(Fixed::connect(&cluster).await).with_timeout(TIMEOUT);
+    let store = FallbackStore::new(redis, MemoryStore::new());
+    let wide = Quota::per_hour(1).with_burst(100_000);
+    let callers: Vec<_> = (0..60).map(|caller: u32| take(&caller.to_string(), wide, 1)).collect();
+    let before = load(&store, &callers, Duration::ZERO).await;
+    assert!(before.iter().flatten().all(|&(is_fallback, _)| !is_fallback));
+    let name = |caller: &Take| {
+        let key = caller.key.to_u128();
+        format!("tower-gate:1:{{{:04x}}}:{key:032x}", key & 0xffff)
+    };
+    let master = cluster.master_of(&name(&callers[0]));
+    let keys = master.keys();
+    let (lost, kept): (Vec<_>, Vec<_>) =
+        callers.into_iter().partition(|caller| keys.contains(&name(caller)));
+    assert!(lost.len() > 5 && kept.len() > 20, "{} and {}", lost.len(), kept.len());
+
+    let replica = cluster.replica_of(master);
+    replica.kill();
+    master.kill();
+    let (of_lost, of_kept) = tokio::join!(load(&store, &lost, GONE), load(&store, &kept, GONE));
+    for answers in of_kept {
+        assert!(answers.len() > 50, "RL-70: {answers:?}");
+        let is_decided_in_time = |&(is_fallback, took): &Fallback| !is_fallback && took < TIMEOUT;
+        assert!(answers.iter().all(is_decided_in_time), "RL-70: {answers:?}");
+    }
+    for answers in of_lost {
+        assert!(answers.len() > 50, "RL-70: {answers:?}");
+        assert!(answers.iter().all(|&(is_fallback, _)| is_fallback), "RL-70");
+        let longest = answers.iter().map(|&(_, took)| took).max().unwrap();
+        assert!(longest < TIMEOUT * 3, "RL-70: {longest:?}");
+        // Three until it is known, and then, after longer and longer pauses, who asks for all.
+        let slow = answers.iter().filter(|&&(_, took)| took > TIMEOUT / 2).count();
+        assert!(slow < 10, "RL-70: {slow}");
+    }
+
+    master.restart();
+    replica.restart();
+    let back = Instant::now();
+    while store.is_out() {
+        assert!(back.elapsed() < Duration::from_secs(30), "RL-70: it does not recover");
+        load(&store, &lost, Duration::ZERO).await;
+    }
+    let after = load(&store, &lost, Duration::ZERO).await;
+    assert!(after.iter().flatten().all(|&(is_fallback, _)| !is_fallback), "RL-70");
 }

@@ -1,4 +1,4 @@
-//! Memory, Redis and a cluster decide as the definition does, for takes of one key and of several.
+//! Memory, Redis, Valkey and a cluster decide as the definition does, for takes of one key and of several.
 //!
 //! The quotas give back one unit in an hour, so that the answers are those of a clock that stands
 //! still, whatever the server's own clock shows.
@@ -22,6 +22,11 @@ use crate::{HOURLY, PATIENCE, ask, connect_to_cluster, in_short, patient, take};
 pub(crate) fn shared_redis() -> &'static Redis {
     static REDIS: OnceLock<Redis> = OnceLock::new();
     REDIS.get_or_init(Redis::start)
+}
+
+fn shared_valkey() -> &'static Redis {
+    static VALKEY: OnceLock<Redis> = OnceLock::new();
+    VALKEY.get_or_init(Redis::start_valkey)
 }
 
 pub(crate) fn shared_cluster() -> &'static RedisCluster {
@@ -60,6 +65,7 @@ contract! {
     ]
     memory => MemoryStore::new();
     redis => patient(shared_redis()).await;
+    valkey => patient(shared_valkey()).await;
     cluster => RedisStore::new(connect_to_cluster(shared_cluster()).await).with_timeout(PATIENCE);
 }
 

@@ -8,6 +8,7 @@ use tower_gate::store::memory::MemoryRevocations;
 use tower_gate::store::{RevocationStore, RevokeRequest};
 
 use crate::node::{ISSUER, Node, PARTNER, issued_at, principals};
+use crate::servers::redis::Redis;
 use crate::shared::{Shared, database, keys};
 
 /// A test for each behaviour of each store.
@@ -41,6 +42,7 @@ contract! {
     ]
     memory => MemoryRevocations::new();
     redis => keys();
+    valkey => Redis::start_valkey();
     postgres => database();
 }
 

@@ -1,4 +1,4 @@
-//! Redis, alone and as a cluster.
+//! Redis, alone and as a cluster, and Valkey.
 
 use std::fs;
 use std::process::Command;
@@ -6,10 +6,16 @@ use std::sync::{Mutex, MutexGuard};
 
 use super::{Directory, Process, free_port, wait_for};
 
-const PACKAGE: &str = "redis-server";
+/// The program, and the package that has it.
+#[derive(Clone, Copy)]
+struct Program(&'static str, &'static str);
+
+const REDIS: Program = Program("redis-server", "redis-server");
+const VALKEY: Program = Program("valkey-server", "valkey-server, or let scripts/test do it");
 
 /// One server that keeps nothing on disk.
 pub(crate) struct Redis {
+    program: Program,
     port: u16,
     options: Vec<String>,
     directory: Directory,
@@ -24,9 +30,19 @@ impl Redis {
 
     /// With options of the command line, such as `["--maxmemory", "2mb"]`.
     pub(crate) fn start_with(options: &[&str]) -> Self {
+        Self::start_program(REDIS, options)
+    }
+
+    /// Valkey in its place.
+    pub(crate) fn start_valkey() -> Self {
+        Self::start_program(VALKEY, &[])
+    }
+
+    fn start_program(program: Program, options: &[&str]) -> Self {
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
         for _ in 0..10 {
             let redis = Self {
+                program,
                 port: free_port(),
                 options: options.clone(),
                 directory: Directory::new(),
@@ -93,10 +109,11 @@ impl Redis {
         let log = self.directory.path().join("log");
         let _ = fs::remove_file(&log);
         let (port, directory) = (self.port.to_string(), self.directory.path().to_str().unwrap());
-        let mut command = vec!["redis-server", "--port", &port, "--bind", "127.0.0.1"];
+        let Program(program, package) = self.program;
+        let mut command = vec![program, "--port", &port, "--bind", "127.0.0.1"];
         command.extend(["--dir", directory, "--save", "", "--appendonly", "no"]);
         command.extend(self.options.iter().map(String::as_str));
-        let process = Process::start(PACKAGE, self.directory.path(), &command);
+        let process = Process::start(package, self.directory.path(), &command);
         let itself = format!("process_id:{}\n", process.pid());
         let is_up = wait_for("Redis", || {
             let says = fs::read_to_string(&log).unwrap_or_default();
@@ -124,10 +141,15 @@ pub(crate) struct RedisCluster {
 
 impl RedisCluster {
     pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With options of the command line for every node.
+    pub(crate) fn start_with(more: &[&str]) -> Self {
         let node = |_| {
             // A node without a reachable master starts an election after this.
             let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"];
-            let options = [&options[..], &["--repl-diskless-sync-delay", "0"]].concat();
+            let options = [&options[..], &["--repl-diskless-sync-delay", "0"], more].concat();
             let bus = free_port().to_string();
             Redis::start_with(&[&options[..], &["--cluster-port", &bus]].concat())
         };
@@ -161,6 +183,13 @@ impl RedisCluster {
         let master = self.master_of(key);
         master.kill();
         wait_for("a new master", || self.find_master(key));
+    }
+
+    /// The replica of a master.
+    pub(crate) fn replica_of(&self, master: &Redis) -> &Redis {
+        let of = format!("master_port:{}\n", master.port);
+        let is_replica = |node: &&Redis| node.command(&["INFO", "replication"]).contains(&of);
+        self.nodes.iter().find(is_replica).unwrap()
     }
 
     /// The others send their clients on, or say that the cluster is down.

@@ -1,6 +1,6 @@
 //! One event for each request, whatever becomes of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::pending;
 use std::io::{self, Write};
@@ -21,8 +21,10 @@ use serde_json::{Value, json};
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::audit::Audit;
 use tower_gate::authenticate::Authenticate;
+use tower_gate::rate_limit::Policy;
 use tower_gate::sink::{JsonLinesSink, QueueSink, TracingSink};
 use tower_gate::store::memory::MemoryStore;
+use tower_gate::store::{ClosedStore, FallbackStore};
 use tower_gate::verifier::{VerifyError, VerifyRequest};
 use tower_gate::{
     AuditEvent, AuditLayer, AuditSink, AuthenticateLayer, ClientIp, FixedVerifier, ManualClock,
@@ -793,4 +795,36 @@ async fn a_filter_that_turns_the_span_off_leaves_the_event_and_the_span_of_the_a
     assert!(recorder.spans("request").is_empty());
     assert_eq!(who(&recorder.spans("app")), USER_1);
     assert_eq!(trail.event().principal.unwrap().subject(), "user-1", "AUDIT-4");
+}
+
+/// It once kept to itself who had decided, and whom a policy in shadow would have met.
+#[tokio::test]
+async fn the_tracing_sink_leaves_no_member_of_the_json_out() {
+    let (lines, recording) = (Buffer::default(), Recording::start());
+    let json = JsonLinesSink::new(lines.clone());
+    let sink = move |event: AuditEvent| {
+        json.accept(event.clone());
+        TracingSink.accept(event);
+    };
+    let minute = Quota::per_minute(60);
+    let shadows = ["a, b", "c"].map(|name| Policy::new(name, minute).with_cost(|_| 61).in_shadow());
+    let policies = shadows.into_iter().chain([Policy::new("minute", minute)]);
+    let store = FallbackStore::new(ClosedStore, MemoryStore::new());
+    let service = ServiceBuilder::new()
+        .layer(AuditLayer::new(sink).with_route(|_| Some("/u/{id}")))
+        .layer(AuthenticateLayer::new(verifier()))
+        .layer(RateLimitLayer::of(store, policies))
+        .service(Probe::default());
+    send(&service, with_token("t")).await;
+    let written: BTreeMap<String, Value> = serde_json::from_str(&lines.text()).unwrap();
+    let [logged] = recording.events("tower_gate::audit").try_into().unwrap();
+    let members = written.iter().filter(|(name, value)| *name != "time" && !value.is_null());
+    let members: Vec<_> = members.map(|(name, _)| name.as_str()).collect();
+    let fields = logged.fields.iter().filter(|(_, value)| !value.is_empty());
+    let fields: Vec<_> = fields.map(|(name, _)| *name).collect();
+    // A list that is empty is a text that is.
+    assert_eq!([&fields[..], &["required_scopes"]].concat().len(), members.len(), "AUDIT-53");
+    assert!(fields.iter().all(|name| members.contains(name)), "AUDIT-53: {fields:?} {members:?}");
+    assert_eq!((logged.field("fallback"), &written["fallback"]), ("true", &json!(true)));
+    assert_eq!(logged.field("would_limit"), r#"["a, b", "c"]"#, "AUDIT-30");
 }

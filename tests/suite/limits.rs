@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use serde_json::json;
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_gate::authenticate::Authenticate;
-use tower_gate::rate_limit::RateLimit;
+use tower_gate::rate_limit::{Policy, RateLimit};
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 use tower_gate::test_util::TestIssuer;
@@ -694,18 +694,84 @@ impl Clock for Erratic {
     }
 }
 
-/// Which no clock may. Nobody gets a unit by it, and everybody is told the truth.
+/// Which no clock may, and that of a virtual machine has done that was taken back to an earlier state.
 #[tokio::test]
-async fn a_clock_that_goes_back_gives_nothing_back() {
+async fn a_clock_that_goes_back_locks_nobody_out_for_longer_than_a_burst_takes() {
     let seconds = Arc::new(AtomicU64::new(10_000));
-    let limit = RateLimitLayer::new(MemoryStore::new(), Quota::per_minute(60).with_burst(10));
-    let service = behind_authenticate(&limit.with_clock(Erratic(seconds.clone())));
-    assert!(passed(&send(&service, with_token("user")).await));
-    seconds.store(9_000, Ordering::SeqCst);
-    let answer = send(&service, with_token("user")).await;
-    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (429, "992"), "RL-45");
-    seconds.store(9_992, Ordering::SeqCst);
-    assert!(passed(&send(&service, with_token("user")).await), "RL-45");
+    let minute = Policy::new("minute", Quota::per_minute(60).with_burst(10));
+    let settled = Policy::new("settled", Quota::per_minute(60).with_burst(10)).with_settled_cost();
+    for policies in [vec![minute.clone()], vec![minute, settled]] {
+        let limit = RateLimitLayer::of(MemoryStore::new(), policies);
+        let service = behind_authenticate(&limit.with_clock(Erratic(seconds.clone())));
+        for hours in [0, 1, 2] {
+            let start = 10_000 - 3600 * hours;
+            seconds.store(start, Ordering::SeqCst);
+            let mut at_once = 0;
+            while passed(&send(&service, with_token("user")).await) {
+                at_once += 1;
+            }
+            assert_eq!(at_once, if hours == 0 { 10 } else { 0 }, "RL-45: nothing comes of it");
+            for wait in 1..=10 {
+                seconds.store(start + wait, Ordering::SeqCst);
+                let answer = send(&service, with_token("user")).await;
+                assert!(passed(&answer), "RL-45: a unit in each second, at {wait}");
+                let answer = send(&service, with_token("user")).await;
+                let refusal = (answer.status.as_u16(), answer.header("retry-after"));
+                assert_eq!(refusal, (429, "1"), "RL-45: and no more, at {wait}");
+            }
+        }
+        seconds.store(10_000, Ordering::SeqCst);
+    }
+}
+
+/// The units of one key that are there at this time, of a memory that is asked directly.
+fn left(store: &MemoryStore, quota: Quota, cost: u32, now: Duration) -> Decision {
+    let request = TakeRequest::new(PartitionKey::new(["caller"]), quota, cost, now);
+    store.try_take(&request).unwrap().unwrap()[0]
+}
+
+#[test]
+fn a_debt_after_the_clock_has_gone_back_is_two_bursts_at_most() {
+    let (store, quota) = (MemoryStore::new(), Quota::per_minute(60).with_burst(10));
+    let later = SECOND * 10_000;
+    assert!(matches!(left(&store, quota, 10, later), Decision::Allowed(_)));
+    store.settle(&Settlement::new(PartitionKey::new(["caller"]), quota, 25, later));
+    let usage = |now| *left(&store, quota, 0, now).usage();
+    assert_eq!(usage(later).reset_after, SECOND * 20);
+    assert_eq!(usage(SECOND).reset_after, SECOND * 20, "RL-45");
+    assert_eq!(usage(SECOND * 21).reset_after, Duration::ZERO, "RL-45");
+}
+
+/// Smaller numbers once took a debt under greater ones for the work of a clock that went back.
+#[test]
+fn a_smaller_quota_forgives_nothing_in_memory() {
+    let store = MemoryStore::new();
+    let (large, small) = (Quota::per_minute(60).with_burst(90), Quota::per_minute(60));
+    let now = SECOND * 10_000;
+    assert!(matches!(left(&store, large, 90, now), Decision::Allowed(_)));
+    let small = small.with_burst(5);
+    for cost in [0, 1, 5] {
+        let _ = left(&store, small, cost, now);
+    }
+    store.settle(&Settlement::new(PartitionKey::new(["caller"]), small, 3, now));
+    assert_eq!(left(&store, large, 0, now).usage().remaining, 0, "RL-42");
+    assert_eq!(left(&store, small, 0, now).usage().reset_after, SECOND * 90, "RL-42");
+}
+
+/// Requests read the clock before they wait, for a lock or for another store, and come in any order.
+#[test]
+fn requests_that_come_late_by_their_clock_forgive_nothing() {
+    let (store, quota) = (MemoryStore::new(), Quota::per_second(1000).with_burst(100));
+    let (mut admitted, millis) = (0, Duration::from_millis);
+    for at in 10_000..11_000 {
+        for late in [0, 1, 200, 5000] {
+            for _ in 0..200 {
+                let decision = left(&store, quota, 1, millis(at - late));
+                admitted += u32::from(matches!(decision, Decision::Allowed(_)));
+            }
+        }
+    }
+    assert!(admitted <= 100 + 1000, "RL-42: {admitted}");
 }
 
 /// How many of so many tasks at one moment are let in.

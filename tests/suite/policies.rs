@@ -330,7 +330,10 @@ async fn keys_that_anybody_can_make_up_are_told_from_those_of_verified_callers()
     for (partition, with_a_token, without) in [
         (Partition::principal(), false, true),
         (Partition::client(), false, true),
-        (extension(), false, true),
+        (extension(), true, true),
+        (Partition::route(region).and(extension()), true, true),
+        (Partition::address().and(extension()), true, true),
+        (Partition::tenant(|_| None).and(extension()), false, true),
         (Partition::principal().and(extension()), false, true),
         (Partition::address(), true, true),
         (Partition::principal().and(Partition::address()), true, true),
@@ -346,6 +349,20 @@ async fn keys_that_anybody_can_make_up_are_told_from_those_of_verified_callers()
             assert_eq!(send(&api, request).await.status, 200, "{why}");
         }
         assert_eq!(*store.0.lock().unwrap(), [with_a_token, without], "attack 43: {why}");
+    }
+}
+
+/// Whoever sent requests with a token and without once had the units of such a value twice.
+#[tokio::test]
+async fn a_value_of_the_application_is_counted_once_with_and_without_a_token() {
+    let policy = Policy::new("x", Quota::per_hour(6)).with_partition(Partition::extension(region));
+    let api = api(&layer(&ManualClock::default(), [policy]));
+    for status in [200, 200, 200, 429] {
+        for request in [with_token("ada"), anonymous()] {
+            let mut request = from(request, Ipv4Addr::new(192, 0, 2, 1));
+            request.extensions_mut().insert(Region("north"));
+            assert_eq!(send(&api, request).await.status, status, "RL-42");
+        }
     }
 }
 

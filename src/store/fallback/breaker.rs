@@ -32,6 +32,9 @@ const FAILURES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// A pause, and by how much requests may come in another order than that in which they read the clock.
+const LONGER_THAN_ANY: Duration = Duration::from_secs(12);
+
 impl Breaker {
     pub(super) fn is_open(&self) -> bool {
         self.opens_at.load(Ordering::Acquire) > 0
@@ -39,7 +42,7 @@ impl Breaker {
 
     /// Whether a request at this time would be let through.
     pub(super) fn would_admit(&self, now: Duration) -> bool {
-        self.opens_at.load(Ordering::Acquire) <= nanos(now)
+        is_due(self.opens_at.load(Ordering::Acquire), now)
     }
 
     /// Lets a request through, or not.
@@ -48,7 +51,7 @@ impl Breaker {
         if opens_at == 0 {
             return Some(Call::Usual);
         }
-        if nanos(now) < opens_at {
+        if !is_due(opens_at, now) {
             return None;
         }
         // Until this one has its answer, and also if nobody waits for that, the next has to wait.
@@ -103,7 +106,14 @@ impl Breaker {
     }
 }
 
-fn nanos(time: Duration) -> u64 {
+/// Whether a pause is over, or is longer than any: then the clock went back, and nobody waits until it
+/// has caught up.
+fn is_due(opens_at: u64, now: Duration) -> bool {
+    let left = opens_at.saturating_sub(nanos(now));
+    left == 0 || left > nanos(LONGER_THAN_ANY)
+}
+
+pub(super) fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 2)
 }
 
@@ -149,6 +159,21 @@ mod tests {
         assert!(breaker.is_open());
         assert!(breaker.succeeded(Call::Probe));
         assert_eq!(breaker.admit(now), Some(Call::Usual));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_keeps_nobody_from_asking() {
+        let breaker = Breaker::default();
+        (0..3).for_each(|_| {
+            breaker.failed(Call::Usual, Duration::from_secs(7200));
+        });
+        assert_eq!(breaker.admit(Duration::from_secs(7200)), None);
+        let back = Duration::from_secs(3600);
+        assert!(breaker.would_admit(back), "RL-45");
+        assert_eq!(breaker.admit(back), Some(Call::Probe), "RL-45");
+        assert_eq!(breaker.admit(back), None, "RL-70: one at a time");
+        assert!(!breaker.failed(Call::Probe, back));
+        assert_eq!(breaker.admit(back + millis(2000)), Some(Call::Probe), "RL-45");
     }
 
     #[test]

@@ -123,17 +123,18 @@ impl<S: RateLimitStore, F: RateLimitStore> Shared<S, F> {
     /// What the first store says, or nothing where the second is to be asked.
     async fn ask_first(&self, request: &TakeRequest, asking: &Asking) -> Option<Decisions> {
         let started = Instant::now();
-        match self.first.take(request).await {
+        let answer = self.first.take(request).await;
+        // A pause begins when it is known that one is needed.
+        let now = request.now + request.waited + started.elapsed();
+        match answer {
             Ok(decisions) => {
-                if self.parts.succeeded(asking) {
+                if self.parts.succeeded(asking, now) {
                     trace::store_is_back(self.fallbacks.load(Ordering::Relaxed));
                 }
                 Some(decisions.of_store(false))
             }
             Err(error) => {
                 self.errors.fetch_add(1, Ordering::Relaxed);
-                // A pause begins when it is known that one is needed.
-                let now = request.now + request.waited + started.elapsed();
                 if self.parts.failed(asking, now, !request.waited.is_zero()) {
                     self.outages.fetch_add(1, Ordering::Relaxed);
                     trace::store_is_out(&error);

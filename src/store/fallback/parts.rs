@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::quota::INLINE;
-use crate::store::fallback::breaker::{Breaker, Call};
+use crate::store::fallback::breaker::{Breaker, Call, nanos};
 
 /// The breaker of a store, and one for each of its parts, so that a node of a cluster that is gone
 /// costs a few requests their time, and takes nothing from the callers of the others.
@@ -15,6 +15,8 @@ pub(super) struct Parts {
     /// How many breakers are open.
     open: AtomicI32,
     successes: AtomicU64,
+    /// When the last of them came, in nanoseconds; zero before the first.
+    succeeded_at: AtomicU64,
     /// The part whose failure the whole has counted last; at first, none.
     failed_last: AtomicU8,
 }
@@ -24,6 +26,10 @@ const PARTS: usize = 64;
 
 /// How much sooner than a part that has failed the others may ask whether the store is back.
 const HEAD_START: Duration = Duration::from_millis(50);
+
+/// For how long nobody must have been answered before the whole is taken for gone. A node that is gone
+/// refuses many at once, faster than the others answer one.
+const SILENCE: Duration = Duration::from_millis(50);
 
 /// The parts that a request asks, each of them once.
 pub(super) type Asked = SmallVec<[u8; INLINE]>;
@@ -43,6 +49,7 @@ impl Parts {
             each: Box::new(array::from_fn(|_| Breaker::default())),
             open: AtomicI32::new(0),
             successes: AtomicU64::new(0),
+            succeeded_at: AtomicU64::new(0),
             failed_last: AtomicU8::new(u8::MAX),
         }
     }
@@ -77,7 +84,8 @@ impl Parts {
     }
 
     /// Says whether this closed the last that was open.
-    pub(super) fn succeeded(&self, asking: &Asking) -> bool {
+    pub(super) fn succeeded(&self, asking: &Asking, now: Duration) -> bool {
+        self.succeeded_at.store(nanos(now), Ordering::Relaxed);
         self.successes.fetch_add(1, Ordering::AcqRel);
         let mut closed = 0;
         if self.whole.succeeded(asking.whole) {
@@ -98,8 +106,10 @@ impl Parts {
         for &(part, call) in &asking.parts {
             opened += i32::from(counts(call) && self.part(part).failed(call, now));
         }
-        // If others were answered in the meantime, or it was known, only a part is gone.
+        // If others were answered in the meantime, or just before, or it was known, only a part is
+        // gone.
         let is_news = self.successes.load(Ordering::Acquire) == asking.successes
+            && self.is_silent(now)
             && asking.parts.iter().all(|&(_, call)| call == Call::Usual);
         let counts = asking.whole == Call::Probe || is_news && !was_hurried;
         if let (true, Some(&(part, _))) = (counts, asking.parts.first()) {
@@ -114,6 +124,11 @@ impl Parts {
     fn turn(&self, asked: &Asked, now: Duration) -> Duration {
         let has_failed = asked.contains(&self.failed_last.load(Ordering::Relaxed));
         if has_failed { now.saturating_sub(HEAD_START) } else { now }
+    }
+
+    fn is_silent(&self, now: Duration) -> bool {
+        let succeeded_at = self.succeeded_at.load(Ordering::Relaxed);
+        succeeded_at == 0 || nanos(now).abs_diff(succeeded_at) >= nanos(SILENCE)
     }
 
     fn part(&self, part: u8) -> &Breaker {

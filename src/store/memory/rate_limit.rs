@@ -20,6 +20,9 @@ use crate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 /// never seen, and only then, counted by [`evicted`](Self::evicted), the eighth of its keys that is
 /// closest to that. One request in many pays for this, with time in proportion to one shard.
 ///
+/// A clock that goes back by more than ten seconds locks nobody out: nobody owes more than anybody
+/// ever has.
+///
 /// ```
 /// use tower_gate::store::memory::MemoryStore;
 /// use tower_gate::{Quota, RateLimitLayer};
@@ -42,7 +45,18 @@ struct Shards {
 /// TATs by key, aligned so that two shards never share a cache line.
 #[repr(align(64))]
 #[derive(Default)]
-struct Shard(Mutex<Table>);
+struct Shard(Mutex<Tats>);
+
+#[derive(Default)]
+struct Tats {
+    by_key: Table,
+    /// How far ahead of its time a TAT was ever put.
+    furthest: u64,
+}
+
+/// By how much requests may come in another order than that in which they read the clock: they wait
+/// for other stores in between.
+const DISORDER: u64 = 10_000_000_000;
 
 /// Tasks on different keys seldom meet in a shard.
 const SHARDS: usize = 256;
@@ -80,7 +94,7 @@ impl MemoryStore {
     /// How many keys there are now.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.0.shards.iter().map(|shard| shard.lock().len()).sum()
+        self.0.shards.iter().map(|shard| shard.lock().by_key.len()).sum()
     }
 
     /// How many keys were forgotten while their quota had not come back whole. More than a few
@@ -102,14 +116,7 @@ impl Shards {
 
     fn take_one(&self, take: &Take, now: u64) -> Decision {
         let mut tats = self.shards[place(take.key)].lock();
-        if let Some(tat) = tats.get_mut(take.key) {
-            let (decision, new_tat) = take.quota.decide(*tat, now, take.cost);
-            *tat = new_tat;
-            return decision;
-        }
-        let (decision, tat) = take.quota.decide(0, now, take.cost);
-        self.insert(&mut tats, take.key, tat, now);
-        decision
+        self.change(&mut tats, take.key, now, |tat| take.quota.decide(tat, now, take.cost))
     }
 
     fn take_together(&self, takes: &[Take], now: u64) -> Decisions {
@@ -126,13 +133,10 @@ impl Shards {
             .collect();
         let each = takes.iter().zip(&places);
         let mut tats: SmallVec<[u64; MANY]> =
-            each.map(|(take, &at)| locked[at].get(take.key).unwrap_or(0)).collect();
+            each.map(|(take, &at)| locked[at].tat(take.key, now)).collect();
         let decisions = Take::decide(takes, &mut tats, now);
         for ((take, at), tat) in takes.iter().zip(places).zip(tats) {
-            match locked[at].get_mut(take.key) {
-                Some(kept) => *kept = tat,
-                None => self.insert(&mut locked[at], take.key, tat, now),
-            }
+            self.change(&mut locked[at], take.key, now, |_| ((), tat));
         }
         decisions
     }
@@ -140,22 +144,38 @@ impl Shards {
     fn settle(&self, settlement: &Settlement) {
         let (key, now) = (settlement.key, nanos(settlement.now));
         let mut tats = self.shards[place(key)].lock();
-        match tats.get_mut(key) {
-            Some(tat) => *tat = settlement.settle(*tat, now),
-            None => {
-                let tat = settlement.settle(0, now);
-                self.insert(&mut tats, key, tat, now);
-            }
-        }
+        self.change(&mut tats, key, now, |tat| ((), settlement.settle(tat, now)));
     }
 
-    fn insert(&self, tats: &mut Table, key: PartitionKey, tat: u64, now: u64) {
+    /// Puts another TAT in place of a key's.
+    fn change<T>(
+        &self,
+        tats: &mut Tats,
+        key: PartitionKey,
+        now: u64,
+        change: impl FnOnce(u64) -> (T, u64),
+    ) -> T {
+        let Tats { by_key, furthest } = tats;
+        let kept = by_key.get_mut(key);
+        let before = kept.as_deref().map_or(0, |&tat| in_reach(tat, now, *furthest));
+        let (answer, after) = change(before);
+        if after > before {
+            *furthest = (*furthest).max(after.saturating_sub(now));
+        }
+        match kept {
+            Some(tat) => *tat = after,
+            None => self.insert(tats, key, after, now),
+        }
+        answer
+    }
+
+    fn insert(&self, tats: &mut Tats, key: PartitionKey, tat: u64, now: u64) {
         if tat <= now {
             return;
         }
         let max_keys =
             if key.is_anonymous() { self.max_anonymous_keys_each } else { self.max_keys_each };
-        let evicted = tats.insert(key, tat, now, max_keys);
+        let evicted = tats.by_key.insert(key, tat, now, max_keys);
         if evicted > 0 {
             self.evicted.fetch_add(evicted as u64, Ordering::Relaxed);
         }
@@ -171,8 +191,23 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// A TAT as it was put there, or, where it is further ahead than any ever was, what is owed at most:
+/// the clock went back, and nobody waits until it has caught up (RL-45). While it goes forward,
+/// nothing is forgiven by this, whatever the quotas are that one key is asked for.
+fn in_reach(tat: u64, now: u64, furthest: u64) -> u64 {
+    let most = now.saturating_add(furthest);
+    if tat > most.saturating_add(DISORDER) { most } else { tat }
+}
+
+impl Tats {
+    /// A key's TAT; zero for one never seen.
+    fn tat(&self, key: PartitionKey, now: u64) -> u64 {
+        self.by_key.get(key).map_or(0, |tat| in_reach(tat, now, self.furthest))
+    }
+}
+
 impl Shard {
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, Tats> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

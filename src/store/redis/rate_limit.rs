@@ -54,6 +54,14 @@ use crate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 /// loading or out of memory, a cluster without a slot. Behind a
 /// [`FallbackStore`](crate::store::FallbackStore) such errors cost no request its answer.
 ///
+/// A cluster that has lost a master and all its replicas goes on for the callers of the others only
+/// where it is set to, by `cluster-require-full-coverage no`.
+///
+/// The `ClusterConnection` of the crate `redis` 1.8 may fall silent for good when it loses a master
+/// with some fifty calls under way, also if a replica stands in for that. Until the process has
+/// connected anew, its callers are limited by the other store alone: watch
+/// [`is_out`](crate::store::FallbackStore::is_out), and end what stays out for longer than the cluster.
+///
 /// Replication is asynchronous. A failover may forget what was taken last, and a server without
 /// persistence forgets all: a key that is forgotten has its burst again, once. Decisions never come
 /// from a replica.
