@@ -55,8 +55,10 @@ impl Keys {
 
     fn tat(&mut self, key: usize) -> Option<u64> {
         let kept = redis::cmd("GET").arg(&self.names[key]).query(&mut self.connection);
-        let kept: Option<String> = kept.unwrap();
-        kept.map(|kept| kept.split_once(' ').unwrap().0.parse().unwrap())
+        let kept: Option<Vec<u8>> = kept.unwrap();
+        let tat = |kept: Vec<u8>| f64::from_le_bytes(*kept.first_chunk().unwrap());
+        // A whole number.
+        kept.map(|kept| tat(kept).to_string().parse().unwrap())
     }
 }
 
