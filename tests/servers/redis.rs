@@ -67,7 +67,7 @@ impl Redis {
     pub(crate) fn command(&self, words: &[&str]) -> String {
         let port = self.port.to_string();
         let output = Command::new("redis-cli").args(["-p", &port]).args(words).output().unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().replace('\r', "")
+        String::from_utf8_lossy(&output.stdout).trim().replace('\r', "")
     }
 
     /// How often a command has run, also inside of scripts, since `CONFIG RESETSTAT`.
