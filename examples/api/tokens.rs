@@ -237,6 +237,7 @@ async fn issue(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Listed {
     subject: Option<String>,
     issuer: Option<String>,
@@ -257,8 +258,9 @@ impl Listed {
                 let issuer = self.issuer.as_deref().unwrap_or(tokens.issuer());
                 Ok(TokenFilter::subject(issuer, subject))
             }
-            (None, Some(client)) => Ok(TokenFilter::client(client)),
-            _ => Err(Refusal::bad("say whose: ?subject=… or ?client=…")),
+            // Of a client, tokens of all issuers are meant.
+            (None, Some(client)) if self.issuer.is_none() => Ok(TokenFilter::client(client)),
+            _ => Err(Refusal::bad("say whose: ?subject=… with or without &issuer=…, or ?client=…")),
         }
     }
 }
@@ -280,6 +282,9 @@ async fn revoke_all(
     listed: Result<Query<Listed>, QueryRejection>,
 ) -> Result<Json<Value>, Refusal> {
     let Query(listed) = listed?;
+    if listed.after.is_some() || listed.limit.is_some() {
+        return Err(Refusal::bad("all are revoked, not a page of them"));
+    }
     let revoked = tokens.revoke_all(listed.filter(&tokens)?).await?;
     Ok(Json(json!({ "revoked": revoked })))
 }

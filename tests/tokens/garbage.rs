@@ -135,6 +135,29 @@ async fn a_flood_of_well_formed_garbage_asks_the_store_so_much_at_once() {
     assert_eq!(store.finds(), 21);
 }
 
+/// As when one that everybody uses is not remembered any more.
+#[tokio::test]
+async fn a_crowd_with_one_token_asks_the_store_as_often_as_there_are_turns() {
+    let store = Watched::new();
+    let scene = Scene::with(store.clone(), |builder| builder.with_max_lookups(3));
+    let texts = [scene.issue("user-1").await.token.expose().to_owned(), stranger().await];
+    let verifier = scene.tokens.verifier();
+    for (text, is_good) in texts.iter().zip([true, false]) {
+        let before = store.finds();
+        store.hold();
+        let request = VerifyRequest::new(BearerToken::parse(text).unwrap(), at(0));
+        let mut asking: Vec<_> = (0..20).map(|_| Box::pin(verifier.verify(&request))).collect();
+        for question in &mut asking {
+            assert!(question.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        store.release();
+        for question in asking {
+            assert_eq!(question.await.is_ok(), is_good);
+        }
+        assert_eq!(store.finds(), before + 3, "attack 24: good {is_good}");
+    }
+}
+
 #[tokio::test]
 async fn nobody_can_tell_an_unknown_token_from_a_broken_one() {
     let store = Watched::new();

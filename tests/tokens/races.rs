@@ -181,3 +181,34 @@ async fn a_node_that_stands_still_does_not_hold_up_the_others() {
     let found = store.describe(&record(1).id).await.unwrap().unwrap();
     assert_eq!((found.revoked_at, found.replaced_by), (Some(at(0)), None));
 }
+
+/// Somebody whose other tables ask for it may have set it for the whole database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stricter_isolation_of_the_application_fails_nobody_who_has_waited() {
+    for level in ["repeatable read", "serializable"] {
+        let url = tokio::task::spawn_blocking(|| SERVER.fresh_url()).await.unwrap();
+        let database = url.rsplit('/').next().unwrap();
+        let set =
+            format!("ALTER DATABASE {database} SET default_transaction_isolation = '{level}'");
+        tokio::task::spawn_blocking(move || SERVER.run(&set)).await.unwrap();
+        let pool = postgres_pool(&url).await;
+        let store = PostgresTokenStore::new(pool.clone());
+        store.migrate().await.unwrap();
+        store.insert(&record(1)).await.unwrap();
+        let other = taken(&pool, record(2).id).await;
+        let replacing = tokio::spawn({
+            let store = store.clone();
+            let replacement = Replacement::new(record(1).id, at(3600), at(0), record(2));
+            async move { store.replace(&replacement).await.unwrap() }
+        });
+        waiting(&pool, 1).await;
+        let revoking = tokio::spawn({
+            let store = store.clone();
+            async move { store.revoke(&TokenFilter::subject(ISSUER, "user-1"), at(0)).await }
+        });
+        waiting(&pool, 2).await;
+        other.rollback().await.unwrap();
+        assert!(replacing.await.unwrap());
+        assert_eq!(revoking.await.unwrap().unwrap(), 2, "{level}");
+    }
+}

@@ -38,8 +38,13 @@ pub use self::token::PostgresTokenStore;
 
 /// sqlx does not end a transaction whose beginning nobody waits for any more: whatever came over its
 /// connection next would be part of it, and be lost. So somebody always waits.
+///
+/// Whatever the application's default is, each statement sees what was written before it began:
+/// who has waited for a lock must see what its last holder did, and does not fail because of it.
 async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, Error> {
     let pool = pool.clone();
-    let begun = tokio::spawn(async move { pool.begin().await });
+    let begun = tokio::spawn(async move { pool.begin_with(BEGIN).await });
     begun.await.map_err(|_| Error::WorkerCrashed)?
 }
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";

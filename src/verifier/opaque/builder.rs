@@ -9,7 +9,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::store::{ErasedTokenStore, TokenStore};
 use crate::verifier::CachedVerifier;
 use crate::verifier::opaque::format::{Format, InvalidPrefix};
-use crate::verifier::opaque::lookup::{Lookup, OpaqueVerifier};
+use crate::verifier::opaque::lookup::{Lookup, OpaqueVerifier, Turns};
 use crate::verifier::opaque::unknown::UnknownTokens;
 use crate::verifier::opaque::used::LastUsed;
 use crate::verifier::opaque::{OpaqueTokens, Peppers};
@@ -103,7 +103,7 @@ impl OpaqueTokensBuilder {
     }
 
     /// How many tokens are looked up in the store at once at most. Others wait for their turn, within
-    /// the timeout. Anybody can make texts that look like tokens; this is what they can ask of the
+    /// the timeout, and need none where the answer was found meanwhile. Anybody can make texts that look like tokens; this is what they can ask of the
     /// store. Default: 64.
     pub fn with_max_lookups(mut self, max_lookups: usize) -> Self {
         self.max_lookups = max_lookups;
@@ -163,11 +163,14 @@ impl OpaqueTokensBuilder {
             store: self.store.clone(),
             used: used.clone(),
             unknown: unknown.clone(),
+        };
+        let turns = Turns {
+            cached: CachedVerifier::new(lookup)
+                .with_max_age(self.max_age)
+                .with_max_tokens(self.max_tokens),
             turns: Semaphore::new(self.max_lookups.min(Semaphore::MAX_PERMITS)),
             timeout: self.timeout,
         };
-        let cached =
-            CachedVerifier::new(lookup).with_max_age(self.max_age).with_max_tokens(self.max_tokens);
         Ok(OpaqueTokens {
             issuer,
             format,
@@ -178,7 +181,7 @@ impl OpaqueTokensBuilder {
             used,
             unknown,
             max_age: self.max_age,
-            verifier: OpaqueVerifier::new(cached, self.revocations.as_ref()),
+            verifier: OpaqueVerifier::new(turns, self.revocations.as_ref()),
             revocations: self.revocations,
         })
     }

@@ -27,9 +27,19 @@ pub struct OpaqueVerifier {
 #[derive(Clone)]
 enum Inner {
     /// What it remembers is as good as this node is the only one that revokes.
-    Alone(Arc<CachedVerifier<Lookup>>),
+    Alone(Arc<Turns>),
     /// Other nodes tell it what they have revoked.
-    Told(Arc<RevocableVerifier<CachedVerifier<Lookup>>>),
+    Told(Arc<RevocableVerifier<Turns>>),
+}
+
+/// Has so many questions asked of the store at once. Who waited for a turn looks first at what was
+/// remembered meanwhile: a token that everybody uses, and that is not remembered any more, is asked
+/// about as often as there are turns, not by all who wait.
+pub(super) struct Turns {
+    pub(super) cached: CachedVerifier<Lookup>,
+    pub(super) turns: Semaphore,
+    /// For a turn and the answer together.
+    pub(super) timeout: Duration,
 }
 
 /// Finds the record of a token, and judges it.
@@ -40,17 +50,14 @@ pub(super) struct Lookup {
     pub(super) store: Arc<dyn ErasedTokenStore>,
     pub(super) used: LastUsed,
     pub(super) unknown: UnknownTokens,
-    /// One for each question that the store may be asked at once.
-    pub(super) turns: Semaphore,
-    pub(super) timeout: Duration,
 }
 
 impl OpaqueVerifier {
-    pub(super) fn new(cached: CachedVerifier<Lookup>, revocations: Option<&Revocations>) -> Self {
-        let tokens = cached.tokens();
+    pub(super) fn new(turns: Turns, revocations: Option<&Revocations>) -> Self {
+        let tokens = turns.cached.tokens();
         let inner = match revocations {
-            Some(revocations) => Inner::Told(Arc::new(RevocableVerifier::new(cached, revocations))),
-            None => Inner::Alone(Arc::new(cached)),
+            Some(revocations) => Inner::Told(Arc::new(RevocableVerifier::new(turns, revocations))),
+            None => Inner::Alone(Arc::new(turns)),
         };
         Self { tokens, inner }
     }
@@ -92,16 +99,37 @@ impl TokenVerifier for OpaqueVerifier {
     }
 }
 
+impl TokenVerifier for Turns {
+    fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
+        self.cached.recall(text, now)
+    }
+
+    fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
+        self.cached.try_verify(request)
+    }
+
+    async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
+        if let Some(answer) = self.try_verify(request) {
+            return answer;
+        }
+        let verified = async {
+            let _turn = self.turns.acquire().await.map_err(VerifyError::unavailable)?;
+            self.cached.verify(request).await
+        };
+        timeout(self.timeout, verified).await.map_err(VerifyError::unavailable)?
+    }
+
+    fn generation(&self) -> u64 {
+        self.cached.generation()
+    }
+}
+
 impl Lookup {
     async fn find(&self, request: &VerifyRequest) -> Result<TokenRecord, VerifyError> {
         let (token, known) = (request.token.as_str(), self.unknown.known(&self.peppers));
         let peppers = known.peppers();
         let digests: Vec<TokenDigest> = peppers.iter().map(|pepper| pepper.digest(token)).collect();
-        let found = async {
-            let _turn = self.turns.acquire().await.map_err(VerifyError::unavailable)?;
-            self.store.find(&digests).await.map_err(VerifyError::unavailable)
-        };
-        let found = timeout(self.timeout, found).await.map_err(VerifyError::unavailable)??;
+        let found = self.store.find(&digests).await.map_err(VerifyError::unavailable)?;
         let Some(record) = found else {
             self.unknown.insert(&request.token, known, request.now);
             return Err(VerifyErrorKind::UnknownToken.into());
