@@ -443,10 +443,10 @@ impl PartitionHasher {
     /// Makes keys of their own for callers with a quota of their own: on one key, what is owed under a
     /// greater quota would be owed under a smaller one, too, for longer than that ever takes to come
     /// back.
-    pub(crate) fn with_quota(self, quota: &Quota) -> Self {
+    pub(crate) fn with_quota(&self, quota: &Quota) -> Self {
         let interval = quota.interval().as_nanos().to_le_bytes();
-        let own = self.with([&b"quota"[..], &interval, &quota.burst().to_le_bytes()]).salt;
-        Self { salt: [self.salt[0] ^ own[0], self.salt[1] ^ own[1]], ..self }
+        // Beside the salt of the limit, which `with` keeps: without it, the quota of two limits is one.
+        self.with([&b"quota"[..], &interval, &quota.burst().to_le_bytes()])
     }
 
     fn write(&mut self, part: &[u8]) {

@@ -265,7 +265,7 @@ impl Limit {
     fn take<B>(&self, caller: &Caller<'_>, request: &Request<B>) -> Result<Take, UnknownCaller> {
         let (quota, hasher) = match self.policy.own_quota_of(caller.principal()) {
             None => (self.policy.quota(), self.hasher.clone()),
-            Some(own) => (own, self.hasher.clone().with_quota(&own)),
+            Some(own) => (own, self.hasher.with_quota(&own)),
         };
         let key = self.partition.key(hasher, caller)?;
         let cost = self.policy.cost.as_ref().map_or(1, |cost| cost(&RequestHead::from(request)));

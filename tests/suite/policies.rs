@@ -431,6 +431,27 @@ async fn a_smaller_quota_of_its_own_gives_nothing_of_a_greater_one_back() {
     assert_eq!(passes(&large, &with_token("ben")).await, 15, "RL-42: 900 an hour");
 }
 
+/// The units of a quota of its own were those of every limit that gave the principal the same one.
+#[tokio::test]
+async fn the_same_quota_of_its_own_in_two_limits_is_two() {
+    let own = Quota::per_minute(3);
+    let policy =
+        |name| Policy::new(name, Quota::per_minute(1)).with_override(own, move |_| Some(own));
+    let (store, clock) = (MemoryStore::new(), ManualClock::default());
+    let [search, export] = ["search", "export"].map(|name| {
+        let limit = RateLimitLayer::of(store.clone(), [policy("minute")]).with_name(name);
+        api(&limit.with_clock(clock.clone()))
+    });
+    let tier = RateLimitLayer::of(store, [policy("minute")]).with_name("search").with_tier_of(
+        "partner",
+        Requirement::role("ada"),
+        [policy("minute")],
+    );
+    for api in [&search, &export, &api(&tier.with_clock(clock))] {
+        assert_eq!(passes(api, &with_token("ada")).await, 3);
+    }
+}
+
 /// A policy in shadow never refuses, not even whom it cannot place.
 #[tokio::test]
 async fn a_shadow_lets_callers_in_whom_it_cannot_place() {
