@@ -186,26 +186,32 @@ impl Shared {
         if self.is_missing(kid) {
             return false;
         }
-        let is_wanted = {
+        let (is_wanted, begun) = {
             let progress = self.progress.borrow();
             // While the issuer cannot be reached, it is not known whether it has the key.
             if progress.is_fetching() || progress.failures > 0 || progress.is_cool() {
                 return true;
             }
-            progress.wanted
+            (progress.wanted, progress.begun)
         };
+        // A fetch may have brought it since somebody looked, and have used up the cooldown.
+        if self.keys.load().as_ref().is_some_and(|keys| keys.names(kid)) {
+            return true;
+        }
         if !is_wanted {
-            self.want();
+            self.want(begun);
         }
         false
     }
 
-    /// Asks for a fetch, which comes once the cooldown is over; says whether that is now.
-    fn want(&self) -> bool {
+    /// Asks for one more fetch than had begun, which comes once the cooldown is over; says whether it
+    /// has come, or does so now.
+    fn want(&self, begun: u64) -> bool {
         let mut at_once = false;
         self.progress.send_if_modified(|progress| {
-            at_once = progress.is_cool();
-            !std::mem::replace(&mut progress.wanted, true)
+            let has_come = progress.begun > begun;
+            at_once = has_come || progress.is_cool();
+            !has_come && !std::mem::replace(&mut progress.wanted, true)
         });
         at_once
     }
@@ -243,7 +249,7 @@ impl Shared {
             self.ended(asked).await;
         }
         // What was under way may have been answered before the issuer had the key.
-        if !self.at_hand()?.names(kid) && self.want() {
+        if !self.at_hand()?.names(kid) && self.want(asked) {
             self.ended(asked + 1).await;
         }
         let keys = self.at_hand()?;
@@ -406,5 +412,41 @@ impl KeySource for Jwks {
 
     fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"new",
+        "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+    /// A token that was looked at with the keys from before a fetch is asked about after it.
+    #[test]
+    fn a_key_that_came_just_now_is_not_unknown() {
+        let shared = Shared::new(Times::default());
+        let keys = KeySet::from_jwks(KEYS).unwrap();
+        shared.publish(Loaded { keys, max_age: None });
+        let cool_at = Instant::now() + Duration::from_secs(30);
+        shared.progress.send_modify(|progress| progress.cool_at = cool_at);
+        assert!(shared.may_bring("new"), "JWT-70: it is at hand");
+        assert!(!shared.progress.borrow().wanted, "JWT-71: and nobody has to fetch it");
+        assert!(!shared.may_bring("other"), "JWT-71: the cooldown");
+        assert!(shared.progress.borrow().wanted, "attack 19");
+    }
+
+    /// The fetch for one token begins while another one asks for it too.
+    #[test]
+    fn a_fetch_that_has_just_begun_is_waited_for() {
+        let shared = Shared::new(Times::default());
+        let begun = shared.fetches();
+        shared.progress.send_modify(|progress| {
+            progress.begun += 1;
+            progress.cool_at = Instant::now() + Duration::from_secs(30);
+        });
+        assert!(shared.want(begun), "JWT-72: it is the one that was asked for");
+        assert!(!shared.progress.borrow().wanted, "JWT-71: and no other is needed");
+        assert!(!shared.want(begun + 1), "JWT-71: the next has to wait");
     }
 }
