@@ -246,3 +246,26 @@ async fn an_address_of_discovery_that_hangs_does_not_hide_the_next() {
     let gate = Gate::new(verifier(NAME, &keys));
     assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-60");
 }
+
+/// Each address has its time, and a program that waits for the first keys waits for all of them.
+#[tokio::test(start_paused = true)]
+async fn a_program_waits_for_keys_behind_addresses_that_hang() {
+    let name = format!("{NAME}/t1");
+    let metadata = json!({ "issuer": name, "jwks_uri": format!("{NAME}/keys") });
+    let places = Arc::new(Mutex::new(HashMap::from([
+        (format!("{NAME}{OAUTH}"), metadata.to_string()),
+        (format!("{NAME}/keys"), jwks(&[&Signer::new("a")]).to_string()),
+    ])));
+    let keys = Jwks::discover(&name, answers(&places)).unwrap().start().unwrap();
+    let began = tokio::time::Instant::now();
+    keys.ready().await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 10, "JWT-63: two that hang");
+
+    places.lock().unwrap().clear();
+    let keys = Jwks::discover(&name, answers(&places)).unwrap().start().unwrap();
+    let began = tokio::time::Instant::now();
+    let error = keys.ready().await.unwrap_err();
+    assert_eq!(began.elapsed().as_secs(), 15, "JWT-65: a bounded time");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("too long"), "the operator learns why: {cause}");
+}

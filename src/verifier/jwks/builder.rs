@@ -81,8 +81,9 @@ impl JwksBuilder {
         self
     }
 
-    /// How long one fetch may take, discovery included. Default: 5 seconds. The fetcher may have a
-    /// shorter time of its own.
+    /// How long each address may take to answer. Default: 5 seconds. Discovery asks at up to three
+    /// before the document's own, so that the first fetch may take four times as long; no request
+    /// waits longer than once. The fetcher may have a shorter time of its own.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.times.timeout = timeout;
         self

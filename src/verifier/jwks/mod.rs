@@ -47,7 +47,7 @@
 //! |---|---|---|
 //! | time passes | the document is fetched again ahead of its end: `Cache-Control: max-age` less `Age`, at least one minute and at most ten | 10 minutes |
 //! | a token names an unknown key | one fetch for all who wait; the token is then checked again | the fetch |
-//! | … and the issuer is slow | at most 16 384 requests wait, for at most 256 names of keys, each as long as one fetch may take; whatever is more gets 503 with `Retry-After` at once, never 401 | 5 seconds |
+//! | … and the issuer is slow | at most 16 384 requests wait, for at most 256 names of keys, each as long as one address may take; whatever is more gets 503 with `Retry-After` at once, never 401 | 5 seconds |
 //! | … less than 30 seconds after such a fetch | the token is refused, and a fetch follows as soon as they are over | 30 seconds |
 //! | … which that fetch has not found | nothing, for 30 seconds, then 60, then always 120 | 2 minutes |
 //! | a signature is not that of its key, or of another algorithm, and the key may have been replaced under its name | the token is refused, and a fetch follows, a minute after the last one at the earliest | 1 minute |
@@ -55,7 +55,7 @@
 //! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
 //! | the issuer is down, or sends what is no set of keys | the last good keys stay for an hour more; it is asked again after 1, 2, 4 … 60 seconds | |
 //! | no keys have come yet, or they are too old | 503 with `Retry-After`, never 401 | |
-//! | … and the first fetch is under way | at most 256 requests wait for it, each as long as one fetch may take | 5 seconds |
+//! | … and the first fetch is under way | at most 256 requests wait for it, each as long as one address may take | 5 seconds |
 //!
 //! So unknown key names cause two fetches a minute beside the regular ones, whoever sends them and
 //! however many. Random ones keep a real key out for no longer than 30 seconds; one who guesses the

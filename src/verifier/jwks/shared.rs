@@ -25,6 +25,9 @@ const MAX_BACKOFF: Duration = Duration::from_secs(60);
 /// How many requests may wait for the first keys.
 const MAX_WAITING: usize = 256;
 
+/// How many addresses a fetch asks at: three of discovery, and the document's own.
+const MAX_ADDRESSES: u32 = 4;
+
 /// How long a client is told to wait when too many requests wait for new keys.
 const RETRY_AFTER_BURST: Duration = Duration::from_secs(1);
 
@@ -140,12 +143,12 @@ impl Shared {
     /// Waits until the first fetch has ended.
     pub(super) async fn first(&self) -> Result<(), VerifyError> {
         // A task whose runtime has ended before it ran ends no fetch.
-        let _ = timeout(self.times.timeout * 2, self.ended(1)).await;
+        let _ = timeout(self.times.timeout * (MAX_ADDRESSES + 1), self.ended(1)).await;
         self.at_hand().map(drop)
     }
 
     /// The keys after the first fetch, for a request: an issuer that is down must not gather requests
-    /// that wait. They are few, wait as long as one fetch may take, and never for another one.
+    /// that wait. They are few, wait as long as one address may take, and never for another one.
     async fn first_at_hand(&self) -> Result<Arc<KeySet>, VerifyError> {
         if let Ok(_place) = self.places.try_acquire() {
             // Whichever way it ends, the keys are there or they are not.
