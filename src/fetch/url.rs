@@ -12,16 +12,23 @@ pub(crate) struct IssuerUrl(Uri);
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
 #[error(
     "{text:?} is not an address of an issuer: it must be an https URL without user and \
-     fragment, or an http one of the loopback interface"
+     fragment, or an http one of the loopback interface; the name of an issuer has no query either"
 )]
 pub struct InvalidUrl {
     text: String,
 }
 
 impl InvalidUrl {
-    /// Without a user, who may come with a password.
+    /// Without a user, who may come with a password, and a query, which may hold a secret.
     pub(crate) fn new(text: &str) -> Self {
-        Self { text: text.rsplit('@').next().unwrap_or_default().to_owned() }
+        let place = text.split(['?', '#']).next().unwrap_or_default();
+        let shown = match place.rsplit_once('@') {
+            Some((_, shown)) => shown,
+            // The rest of a password that has such a character in it.
+            None if text.contains('@') => "",
+            None => place,
+        };
+        Self { text: shown.to_owned() }
     }
 }
 
@@ -112,8 +119,20 @@ mod tests {
     }
 
     #[test]
-    fn an_error_shows_no_password() {
-        let error = IssuerUrl::parse("https://user:secret@issuer.example/").unwrap_err();
-        assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+    fn an_error_shows_no_password_and_no_query() {
+        for text in [
+            "https://user:secret@issuer.example/keys",
+            "http://issuer.example/keys?code=secret",
+            "https://issuer.example/keys#secret",
+            "https://user:secret@issuer.example/keys?code=secret",
+        ] {
+            let error = IssuerUrl::parse(text).unwrap_err();
+            let shown = format!("{error} {error:?}");
+            assert!(shown.contains("issuer.example/keys"), "{shown}");
+            assert!(!shown.contains("secret"), "{shown}");
+        }
+        for text in ["https://user:secret?x@issuer.example/", "http://h/?code=x@secret"] {
+            assert!(!InvalidUrl::new(text).to_string().contains("secret"), "{text}");
+        }
     }
 }
