@@ -127,7 +127,7 @@ async fn concurrent_strays_cause_one_fetch() {
     assert_eq!(issuer.fetches(), 2, "JWT-71, JWT-72: the first, and one more");
 }
 
-/// A fetch is under way, and does not end.
+/// A regular refresh is under way, and does not end until it has leave.
 async fn hanging() -> (MemoryIssuer, Gate, Signer, Arc<Semaphore>) {
     let signer = Signer::new("a");
     let issuer = MemoryIssuer::new(&jwks(&[&signer]));
@@ -264,16 +264,8 @@ async fn a_name_met_within_the_cooldown_is_fetched_for_when_it_is_over() {
 /// What was on its way when the token came may have been written before its key was published.
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_older_than_the_token_is_not_the_last_word() {
-    let (old, new) = (Signer::new("old"), Signer::new("new"));
-    let issuer = MemoryIssuer::new(&jwks(&[&old]));
-    let keys = issuer.jwks().start().unwrap();
-    keys.ready().await.unwrap();
-    let gate = Gate::new(verifier(NAME, &keys));
-    let held = issuer.hold();
-    // A regular refresh is under way.
-    while issuer.fetches() < 2 {
-        sleep(Duration::from_secs(1)).await;
-    }
+    let new = Signer::new("new");
+    let (issuer, gate, old, held) = hanging().await;
     issuer.publish(&jwks(&[&old, &new]));
     let asked = tokio::spawn({
         let (gate, token) = (gate.clone(), new.token(&claims(NAME, "user-1")));

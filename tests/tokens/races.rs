@@ -40,29 +40,35 @@ async fn taken(pool: &PgPool, id: String) -> Transaction<'static, Postgres> {
     other
 }
 
+/// All tokens of a subject are revoked while one of them is being replaced, and waits: the store, and
+/// how many it says.
+async fn revoked_while_replaced(url: &str, overlap: u64) -> (PostgresTokenStore, u64) {
+    let pool = postgres_pool(url).await;
+    let store = PostgresTokenStore::new(pool.clone());
+    store.migrate().await.unwrap();
+    store.insert(&record(1)).await.unwrap();
+    let other = taken(&pool, record(2).id).await;
+    let replacing = tokio::spawn({
+        let store = store.clone();
+        let replacement = Replacement::new(record(1).id, at(overlap), at(0), record(2));
+        async move { store.replace(&replacement).await.unwrap() }
+    });
+    waiting(&pool, 1).await;
+    let revoking = tokio::spawn({
+        let store = store.clone();
+        async move { store.revoke(&TokenFilter::subject(ISSUER, "user-1"), at(0)).await }
+    });
+    waiting(&pool, 2).await;
+    other.rollback().await.unwrap();
+    assert!(replacing.await.unwrap());
+    (store, revoking.await.unwrap().unwrap())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_reaches_the_successor_that_it_cannot_see_yet() {
     for overlap in [3600, 0] {
         let url = tokio::task::spawn_blocking(|| SERVER.fresh_url()).await.unwrap();
-        let pool = postgres_pool(&url).await;
-        let store = PostgresTokenStore::new(pool.clone());
-        store.migrate().await.unwrap();
-        store.insert(&record(1)).await.unwrap();
-        let other = taken(&pool, record(2).id).await;
-        let replacing = tokio::spawn({
-            let store = store.clone();
-            let replacement = Replacement::new(record(1).id, at(overlap), at(0), record(2));
-            async move { store.replace(&replacement).await.unwrap() }
-        });
-        waiting(&pool, 1).await;
-        let revoking = tokio::spawn({
-            let store = store.clone();
-            async move { store.revoke(&TokenFilter::subject(ISSUER, "user-1"), at(0)).await }
-        });
-        waiting(&pool, 2).await;
-        other.rollback().await.unwrap();
-        assert!(replacing.await.unwrap());
-        revoking.await.unwrap().unwrap();
+        let (store, _) = revoked_while_replaced(&url, overlap).await;
         for n in [1, 2] {
             let found = store.describe(&record(n).id).await.unwrap().unwrap();
             assert_eq!(found.revoked_at, Some(at(0)), "OPAQUE-70: {n}, {overlap} seconds");
@@ -191,24 +197,7 @@ async fn a_stricter_isolation_of_the_application_fails_nobody_who_has_waited() {
         let set =
             format!("ALTER DATABASE {database} SET default_transaction_isolation = '{level}'");
         tokio::task::spawn_blocking(move || SERVER.run(&set)).await.unwrap();
-        let pool = postgres_pool(&url).await;
-        let store = PostgresTokenStore::new(pool.clone());
-        store.migrate().await.unwrap();
-        store.insert(&record(1)).await.unwrap();
-        let other = taken(&pool, record(2).id).await;
-        let replacing = tokio::spawn({
-            let store = store.clone();
-            let replacement = Replacement::new(record(1).id, at(3600), at(0), record(2));
-            async move { store.replace(&replacement).await.unwrap() }
-        });
-        waiting(&pool, 1).await;
-        let revoking = tokio::spawn({
-            let store = store.clone();
-            async move { store.revoke(&TokenFilter::subject(ISSUER, "user-1"), at(0)).await }
-        });
-        waiting(&pool, 2).await;
-        other.rollback().await.unwrap();
-        assert!(replacing.await.unwrap());
-        assert_eq!(revoking.await.unwrap().unwrap(), 2, "{level}");
+        let (_, revoked) = revoked_while_replaced(&url, 3600).await;
+        assert_eq!(revoked, 2, "{level}");
     }
 }
