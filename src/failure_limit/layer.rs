@@ -42,7 +42,9 @@ type ClientOf = dyn Fn(&RequestHead<'_>) -> Option<String> + Send + Sync;
 
 impl FailureLimitLayer {
     /// Bans an address for so long once it has used up its quota of failures: with
-    /// `Quota::per_minute(10)`, at the tenth within a minute.
+    /// `Quota::per_minute(10)`, at the tenth in a row. One comes back every six seconds then, so that
+    /// it takes more of them where they are farther apart, and those that are six seconds apart never
+    /// bring a ban.
     ///
     /// # Panics
     ///

@@ -113,7 +113,8 @@ impl Policy {
     }
 
     /// Corrects the cost by what the handler says with [`Cost`](crate::rate_limit::Cost), which may
-    /// be less than was taken, or more, into a debt of one burst at most.
+    /// be less than was taken, or more, into a debt of one burst at most. In place of
+    /// [`with_failures_refunded`](Self::with_failures_refunded).
     pub fn with_settled_cost(self) -> Self {
         Self { afterwards: Afterwards::Settle, ..self }
     }
@@ -123,7 +124,8 @@ impl Policy {
     /// `UNAVAILABLE` or `DATA_LOSS`. A call that fails after it has begun to answer, in its trailers,
     /// is no failure here. A client that can make it fail at will is not limited then.
     ///
-    /// What time has given back by then is not given back again.
+    /// What time has given back by then is not given back again. In place of
+    /// [`with_settled_cost`](Self::with_settled_cost).
     pub fn with_failures_refunded(self) -> Self {
         Self { afterwards: Afterwards::RefundFailures, ..self }
     }
@@ -131,6 +133,9 @@ impl Policy {
     /// Gives a principal for which the closure finds one a quota of its own, from a claim or from
     /// what the application has [loaded](crate::TokenVerifier::load). It gives no more at once, and
     /// brings units back no faster, than `at_most`.
+    ///
+    /// Each different quota is counted by itself: a principal whose tokens name several has all of
+    /// them. Where whoever gets tokens can choose, find it by the principal, and not in the token.
     pub fn with_override<F>(self, at_most: Quota, find: F) -> Self
     where
         F: Fn(&Principal) -> Option<Quota> + Send + Sync + 'static,

@@ -36,8 +36,8 @@ pub use self::tracing::TracingSink;
 /// [`sequence`](AuditEvent::sequence) but for requests that end at the same moment.
 ///
 /// **Errors.** A sink has none to return: the request has been answered. A sink that loses an event
-/// counts it ([`lost`](Self::lost)) and says so where an operator looks. It must not panic; where it does, the event is
-/// lost and that is logged, and the request goes on.
+/// counts it ([`lost`](Self::lost)) and says so where an operator looks. It must not panic; where it
+/// does, the event is lost and that is logged, and the request goes on.
 ///
 /// **Concurrency.** Called from many tasks at once, on the request's own task, so it must not
 /// block: a sink that does holds up the request, and with it all others of that thread. Put a

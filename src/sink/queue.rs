@@ -14,9 +14,9 @@ use crate::trace;
 /// A bounded queue and a thread before a sink that blocks.
 ///
 /// A full queue drops the newest event, so that a stuck sink never holds up a request (AUDIT-40).
-/// [`lost`](Self::lost) counts what was dropped, and what the sink could not write; the first of a row
-/// of losses is logged, and how many they were once the queue is empty again. Keep an `Arc` of the queue to read the counter,
-/// and to [`flush`](Self::flush) it before the program ends:
+/// [`lost`](Self::lost) counts what was dropped, and what the sink could not write; the first of a
+/// row of losses is logged, and how many they were once the queue is empty again. Keep an `Arc` of
+/// the queue to read the counter, and to [`flush`](Self::flush) it before the program ends:
 ///
 /// ```
 /// use std::sync::Arc;

@@ -96,7 +96,8 @@ impl<S, F> FallbackStore<S, F> {
         self.shared.outages.load(Ordering::Relaxed)
     }
 
-    /// Whether the first store is left alone now, or a part of it.
+    /// Whether the first store is left alone now, or a part of it. It stays so until the part is asked
+    /// again, by a request that has to do with it: one that nobody asks may have been back for long.
     #[must_use]
     pub fn is_out(&self) -> bool {
         self.shared.parts.is_any_open()

@@ -13,12 +13,14 @@ use crate::store::{RateLimitStore, Settlement, StoreError, Take, TakeRequest};
 /// Rate limits in memory: exact on one node, within a fixed number of keys.
 ///
 /// Clones share their state. A key takes 24 bytes and its share of free places, 54 bytes at most and
-/// 36 at the bound: two million keys, which are the default bound, take 72 MB. Keys that anybody can have as
-/// many of as they like, which are those of addresses, have a bound of their own, as large by
-/// default: however many addresses there are in a flood, verified callers' limits stay exact. Nothing runs in the background:
-/// a shard that is full first forgets the keys whose quota has come back whole, which equal keys
-/// never seen, and only then, counted by [`evicted`](Self::evicted), the eighth of its keys that is
-/// closest to that. One request in many pays for this, with time in proportion to one shard.
+/// 36 at the bound: two million keys, which are the default bound, take 72 MB. Keys that anybody can
+/// have as many of as they like, which are those of addresses, have a bound of their own, as large by
+/// default: however many addresses there are in a flood, verified callers' limits stay exact.
+///
+/// Nothing runs in the background. The place of a key whose quota has come back whole, which equals
+/// one never seen, is free for another; a shard that is full of others forgets, counted by
+/// [`evicted`](Self::evicted), the eighth of its keys that is closest to that. One request in many
+/// pays for this, with time in proportion to one shard.
 ///
 /// A clock that goes back by more than ten seconds locks nobody out: nobody owes more than anybody
 /// ever has.

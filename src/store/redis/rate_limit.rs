@@ -59,8 +59,9 @@ use crate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 ///
 /// The `ClusterConnection` of the crate `redis` 1.8 may fall silent for good when it loses a master
 /// with some fifty calls under way, also if a replica stands in for that. Until the process has
-/// connected anew, its callers are limited by the other store alone: watch
-/// [`is_out`](crate::store::FallbackStore::is_out), and end what stays out for longer than the cluster.
+/// connected anew, its callers are limited by the other store alone: where
+/// [`fallbacks`](crate::store::FallbackStore::fallbacks) goes on growing after the cluster has
+/// recovered, connect anew.
 ///
 /// Replication is asynchronous. A failover may forget what was taken last, and a server without
 /// persistence forgets all: a key that is forgotten has its burst again, once. Decisions never come

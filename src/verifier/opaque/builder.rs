@@ -103,8 +103,8 @@ impl OpaqueTokensBuilder {
     }
 
     /// How many tokens are looked up in the store at once at most. Others wait for their turn, within
-    /// the timeout, and need none where the answer was found meanwhile. Anybody can make texts that look like tokens; this is what they can ask of the
-    /// store. Default: 64.
+    /// the timeout, and need none where the answer was found meanwhile. Anybody can make texts that
+    /// look like tokens; this is what they can ask of the store. Default: 64.
     pub fn with_max_lookups(mut self, max_lookups: usize) -> Self {
         self.max_lookups = max_lookups;
         self
