@@ -17,18 +17,35 @@ pub trait Clock: Send + Sync + 'static {
 }
 
 /// The clock of the machine. Every instance shares one monotonic origin.
+///
+/// On Linux, the time of day is that of the kernel's last tick: up to 10 ms old, which is nothing
+/// to claims that count in seconds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
-        SystemTime::now()
+        time_of_day()
     }
 
     fn monotonic(&self) -> Duration {
         static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
         ORIGIN.elapsed()
     }
+}
+
+#[cfg(target_os = "linux")]
+fn time_of_day() -> SystemTime {
+    use rustix::time::{ClockId, clock_gettime};
+
+    let since_1970 = clock_gettime(ClockId::RealtimeCoarse);
+    Duration::try_from(since_1970)
+        .map_or(SystemTime::UNIX_EPOCH, |time| SystemTime::UNIX_EPOCH + time)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn time_of_day() -> SystemTime {
+    SystemTime::now()
 }
 
 /// A clock that moves when it is told to, for tests. Clones show the same time.
