@@ -31,7 +31,9 @@ pub(crate) const HELP: &str = "\
                          new tokens are under the first, those under the others stay good
                          (default PATH.pepper, or api.pepper for PostgreSQL: keep it out
                          of the backups of the tokens, and do not lose it)
---redis URL              limits and revocations in Redis, which nodes share
+--redis URL              limits and revocations in Redis, which nodes share. Without it, and
+                         without --tokens in PostgreSQL, what POST /admin/revocations
+                         revokes is forgotten when the program ends
 --audit FILE             audit events, one JSON object a line
 --trust-proxy CIDR       a network whose X-Forwarded-For counts; repeatable
 --limit TIER=N/SECONDS[:BURST]   default, partner, internal or address

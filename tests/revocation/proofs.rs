@@ -29,7 +29,7 @@ use crate::shared::{Shared, database, pool};
 pub(crate) fn tokens(store: impl TokenStore, revocations: &Revocations) -> (OpaqueTokens, Node) {
     let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
     let tokens = OpaqueTokens::builder(ISSUER, store, peppers)
-        .with_max_age(Duration::from_secs(3600))
+        .with_max_age(Duration::from_secs(300))
         .with_timeout(Duration::from_secs(30))
         .with_revocations(revocations)
         .build()

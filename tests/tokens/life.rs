@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use serde_json::json;
 use tokio::sync::Barrier;
@@ -508,16 +508,21 @@ async fn another_memory_around_the_verifier_forgets_with_it() {
 #[tokio::test]
 async fn what_cannot_be_a_token_is_not_issued() {
     let scene = Scene::new(Watched::new());
+    let year_10_000 = UNIX_EPOCH + Duration::from_secs(253_402_300_800);
     for (new, never_good) in [
         (NewToken::new(""), false),
         (NewToken::new("a\0b"), false),
         (NewToken::new("a").client(""), false),
         (NewToken::new("a").issuer(""), false),
+        (NewToken::new(&"a".repeat(851)), false),
+        (NewToken::new("a").client(&"a".repeat(851)), false),
         (NewToken::new("a").roles(["x\0"]), false),
         (NewToken::new("a").scopes("x\0"), false),
         (NewToken::new("a").expires_in(Duration::ZERO), true),
         (NewToken::new("a").expires_in(Duration::MAX), true),
         (NewToken::new("a").expires_at(at(0)), true),
+        (NewToken::new("a").expires_at(year_10_000), true),
+        (NewToken::new("a").not_before(year_10_000).without_expiry(), true),
         (NewToken::new("a").not_before(at(10)).expires_at(at(10)), true),
     ] {
         let shown = format!("{new:?}");

@@ -10,6 +10,7 @@ use crate::store::{ErasedTokenStore, TokenStore};
 use crate::verifier::CachedVerifier;
 use crate::verifier::opaque::format::{Format, InvalidPrefix};
 use crate::verifier::opaque::lookup::{Lookup, OpaqueVerifier, Turns};
+use crate::verifier::opaque::nodes::APART;
 use crate::verifier::opaque::unknown::UnknownTokens;
 use crate::verifier::opaque::used::LastUsed;
 use crate::verifier::opaque::{OpaqueTokens, Peppers};
@@ -50,6 +51,11 @@ pub enum InvalidOpaqueTokens {
     /// No token could ever be looked up.
     #[error("at least one token is looked up at once")]
     NoLookups,
+    /// Nodes that are told what ends would remember tokens for longer than that lasts.
+    #[error(
+        "with revocations, tokens are remembered for at most 300 seconds: lower `with_max_age`"
+    )]
+    LongMemory,
     /// A timeout is zero or too long.
     #[error(
         "the store has more than no time and at most 60 seconds to answer, or an hour if asked by an admin"
@@ -83,7 +89,7 @@ impl OpaqueTokensBuilder {
 
     /// How long a good token is remembered without the store, and so the longest time for which a
     /// token that *another* node has revoked is accepted by this one. Zero asks every time. Default:
-    /// 10 seconds.
+    /// 10 seconds; at most 5 minutes [with revocations](Self::with_revocations).
     pub fn with_max_age(mut self, max_age: Duration) -> Self {
         self.max_age = max_age;
         self
@@ -132,6 +138,9 @@ impl OpaqueTokensBuilder {
     /// What is told lasts for as long as [tokens are remembered](Self::with_max_age) here and five
     /// minutes more. So much may the clocks of the nodes and of the store be apart, and so much longer
     /// may another node remember tokens, both together.
+    ///
+    /// Whoever drops the future that revokes, before it is ready, may leave other nodes untold: they
+    /// then accept the token until they have to ask the store again.
     pub fn with_revocations(mut self, revocations: &Revocations) -> Self {
         self.revocations = Some(revocations.clone());
         self
@@ -152,6 +161,9 @@ impl OpaqueTokensBuilder {
         }
         if self.max_lookups == 0 {
             return Err(InvalidOpaqueTokens::NoLookups);
+        }
+        if self.revocations.is_some() && self.max_age > APART {
+            return Err(InvalidOpaqueTokens::LongMemory);
         }
         let issuer: Arc<str> = self.issuer.into();
         let format = Format::new(&self.prefix)?;

@@ -9,6 +9,13 @@ use crate::verifier::opaque::TokenError;
 /// How long a token is good that nobody has said anything else about.
 const LIFETIME: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
+/// The longest name of an issuer, subject or client: three of them, and an id, are one row of an index
+/// of PostgreSQL, which has 2704 bytes at most.
+const LONGEST_NAME: usize = 850;
+
+/// The end of the year 9999, since 1970: the last that a timestamp can be written of.
+const LAST_END: Duration = Duration::from_secs(253_402_300_800);
+
 /// What a token is to be, before it is [issued](super::OpaqueTokens::issue): all optional but its
 /// subject.
 #[derive(Clone, Debug)]
@@ -129,7 +136,8 @@ impl NewToken {
     /// Fills in the rest of a record, or says why there cannot be such a token.
     pub(super) fn fill(self, record: &mut TokenRecord, now: SystemTime) -> Result<(), TokenError> {
         let names = self.issuer.iter().chain([&self.subject]).chain(&self.client);
-        let is_name = |name: &String| !name.is_empty() && !name.contains('\0');
+        let is_name =
+            |name: &String| !name.is_empty() && name.len() <= LONGEST_NAME && !name.contains('\0');
         let is_text = |text: &str| !text.contains('\0');
         let texts_are =
             is_text(self.scopes.as_str()) && self.roles.iter().all(|role| is_text(role));
@@ -144,7 +152,8 @@ impl NewToken {
         record.not_before = self.not_before.map(whole_millis);
         record.expires_at = end.map(whole_millis);
         let begin = record.not_before.map_or(record.issued_at, |begin| begin.max(record.issued_at));
-        if record.has_expired(begin) {
+        let latest = record.expires_at.map_or(begin, |end| end.max(begin));
+        if record.has_expired(begin) || latest >= SystemTime::UNIX_EPOCH + LAST_END {
             return Err(TokenError::NeverGood);
         }
         record.client = self.client;

@@ -7,8 +7,8 @@ use crate::store::{StoreError, TokenFilter, TokenQuery, TokenRecord};
 use crate::verifier::opaque::OpaqueTokens;
 
 /// How far apart the clocks of the nodes and of the store may be, and how much longer than this node
-/// another one may remember tokens, together.
-const APART: Duration = Duration::from_secs(300);
+/// another one may remember tokens, together: so none remembers them for longer than this.
+pub(super) const APART: Duration = Duration::from_secs(300);
 
 impl OpaqueTokens {
     /// Tells of the tokens that have just been revoked, and of those that were before somebody tried

@@ -68,11 +68,11 @@ pub enum TokenError {
     /// It has expired, or was revoked or disabled.
     #[error("the token is over, and cannot be replaced")]
     Ended,
-    /// The issuer, subject or client is empty, or a text has a NUL in it.
-    #[error("a token has a subject, and no name of it is empty or has a NUL")]
+    /// The issuer, subject or client is empty or longer than 850 bytes, or a text has a NUL in it.
+    #[error("a token has a subject, and no name of it is empty, has a NUL or more than 850 bytes")]
     InvalidName,
-    /// It would end before it begins.
-    #[error("the token would end before it begins")]
+    /// It would end before it begins, or after the year 9999.
+    #[error("the token would end before it begins, or after the year 9999")]
     NeverGood,
     /// The machine has no random bytes.
     #[error("the machine has no random bytes for a token")]
@@ -259,6 +259,9 @@ impl OpaqueTokens {
     /// returns; others accept the token until they have to [ask the store
     /// again](OpaqueTokensBuilder::with_max_age), or where the moment has come, are
     /// [told](OpaqueTokensBuilder::with_revocations). Says whether there is one that is not revoked.
+    ///
+    /// A token that [replaces](Self::rotate) this one lasts from its issue to then: whoever is to hold
+    /// none after that moment must not be able to replace it.
     ///
     /// # Errors
     ///
