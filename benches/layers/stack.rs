@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, header};
@@ -14,13 +14,14 @@ use http_body_util::Empty;
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, Service, ServiceBuilder};
 use tower_gate::sink::{JsonLinesSink, NullSink};
-use tower_gate::store::memory::{MemoryRevocations, MemoryStore};
+use tower_gate::store::memory::{MemoryRevocations, MemoryStore, MemoryTokenStore};
 use tower_gate::test_util::TestIssuer;
-use tower_gate::verifier::CachedVerifier;
+use tower_gate::verifier::opaque::{NewToken, OpaqueTokens, OpaqueVerifier, Pepper, Peppers};
 use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
+use tower_gate::verifier::{CachedVerifier, VerifyRequest};
 use tower_gate::{
-    AuditLayer, AuthenticateLayer, FixedVerifier, PeerAddr, Principal, Quota, RateLimitLayer,
-    RequireScopeLayer, Revocation,
+    AuditLayer, AuthenticateLayer, BearerToken, FixedVerifier, PeerAddr, Principal, Quota,
+    RateLimitLayer, RequireScopeLayer, Revocation, TokenVerifier,
 };
 
 use crate::harness::Subject;
@@ -49,6 +50,10 @@ pub(crate) fn subjects() -> Vec<Subject> {
     let four = |audit| with().layer(audit).layer(authenticate()).layer(limit()).layer(require());
     let user = Principal::builder("https://issuer.example", "user-1").build();
     let fixed = AuthenticateLayer::new(FixedVerifier::new().with(&TOKEN, user).unwrap());
+    let opaque = |name, revocations: Option<&Revocations>| {
+        let (token, verifier) = opaque(revocations);
+        sending(name, request(&token), 1, AuthenticateLayer::new(verifier).layer(Nothing))
+    };
     vec![
         subject("empty service", Nothing),
         subject("Audit, NullSink", AuditLayer::new(NullSink).layer(Nothing)),
@@ -57,6 +62,9 @@ pub(crate) fn subjects() -> Vec<Subject> {
         subject("Authenticate, token seen before", authenticate().layer(Nothing)),
         subject("the same, nothing revoked", revocable(0).layer(Nothing)),
         subject("the same, 100 k of every kind revoked", revocable(100_000).layer(Nothing)),
+        opaque("Authenticate, opaque token seen before", None),
+        opaque("the same, nothing revoked", Some(&revocations(0))),
+        opaque("the same, 100 k of every kind revoked", Some(&revocations(100_000))),
         subject(
             "Authenticate, RequireScope",
             with().layer(authenticate()).layer(require()).service(Nothing),
@@ -77,7 +85,7 @@ pub(crate) fn limit_subjects() -> Vec<Subject> {
         let store = MemoryStore::with_max_keys(2_000_000);
         let mut service = RateLimitLayer::by_address(store, OWED).layer(Nothing);
         for address in 0..addresses {
-            send(&mut service, from_address(request(), address));
+            send(&mut service, from_address(request(&TOKEN), address));
         }
         let name = format!("RateLimit by address, {name}");
         subjects.push(from_addresses(name, addresses, service));
@@ -90,13 +98,40 @@ pub(crate) fn authenticate() -> AuthenticateLayer {
     AuthenticateLayer::new(CachedVerifier::new(ISSUER.verifier()))
 }
 
-/// The same with so many revocations of other clients, keys, subjects and tokens.
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap());
+
+/// The same with so many revocations.
 fn revocable(count: usize) -> AuthenticateLayer {
-    static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-        Builder::new_multi_thread().worker_threads(1).enable_time().build().unwrap()
-    });
+    let verifier = CachedVerifier::new(ISSUER.verifier());
+    AuthenticateLayer::new(RevocableVerifier::new(verifier, &revocations(count)))
+}
+
+/// An opaque token that is remembered, and its verifier.
+fn opaque(revocations: Option<&Revocations>) -> (String, OpaqueVerifier) {
+    let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
+    let builder = OpaqueTokens::builder("https://issuer.example", MemoryTokenStore::new(), peppers)
+        .with_max_age(Duration::from_secs(300));
+    let builder = match revocations {
+        Some(revocations) => builder.with_revocations(revocations),
+        None => builder,
+    };
+    let tokens = builder.build().unwrap();
+    RUNTIME.block_on(async {
+        let new = NewToken::new("user-1").client("web").scopes("read:reports write:reports");
+        let issued = tokens.issue(new.roles(["editor"])).await.unwrap();
+        let text = issued.token.expose().to_owned();
+        let token = BearerToken::parse(&text).unwrap();
+        let question = VerifyRequest::new(token, SystemTime::now());
+        tokens.verifier().verify(&question).await.unwrap();
+        (text, tokens.verifier())
+    })
+}
+
+/// So many of other clients, keys, subjects and tokens.
+fn revocations(count: usize) -> Revocations {
     let hour = Duration::from_secs(3600);
-    let revocations = RUNTIME.block_on(async {
+    RUNTIME.block_on(async {
         let builder = Revocations::builder(MemoryRevocations::new());
         let builder = builder.with_poll_interval(hour).with_max_age(hour * 2);
         let revocations = builder.start().unwrap();
@@ -109,9 +144,7 @@ fn revocable(count: usize) -> AuthenticateLayer {
             }
         }
         revocations
-    });
-    let verifier = CachedVerifier::new(ISSUER.verifier());
-    AuthenticateLayer::new(RevocableVerifier::new(verifier, &revocations))
+    })
 }
 
 pub(crate) fn limit() -> RateLimitLayer {
@@ -130,12 +163,24 @@ where
     from_addresses(name, 1, service)
 }
 
-fn from_addresses<S, B>(name: impl Into<String>, addresses: u32, mut service: S) -> Subject
+fn from_addresses<S, B>(name: impl Into<String>, addresses: u32, service: S) -> Subject
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + 'static,
     B: 'static,
 {
-    let request = request();
+    sending(name, request(&TOKEN), addresses, service)
+}
+
+fn sending<S, B>(
+    name: impl Into<String>,
+    request: Request<Body>,
+    addresses: u32,
+    mut service: S,
+) -> Subject
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + 'static,
+    B: 'static,
+{
     let mut address = 0;
     Subject::new(name, move || {
         address = (address + 1) % addresses;
@@ -151,7 +196,7 @@ fn from_address(mut request: Request<Body>, address: u32) -> Request<Body> {
 }
 
 /// A request whose values share their bytes, as those from a server do.
-fn request() -> Request<Body> {
+fn request(token: &str) -> Request<Body> {
     let mut request = Request::new(Body::new());
     *request.uri_mut() = "/reports/2024?page=2".parse().unwrap();
     for (name, value) in [
@@ -160,7 +205,7 @@ fn request() -> Request<Body> {
         (header::ACCEPT, "application/json"),
         (header::ACCEPT_ENCODING, "gzip, br"),
         (HeaderName::from_static("x-request-id"), "0b8ad7c4-5a43-4b6e-8e3a-0f1f3a1f4a57"),
-        (header::AUTHORIZATION, &format!("Bearer {}", *TOKEN)),
+        (header::AUTHORIZATION, &format!("Bearer {token}")),
     ] {
         let shared = Bytes::copy_from_slice(value.as_bytes());
         request.headers_mut().insert(name, HeaderValue::from_maybe_shared(shared).unwrap());
