@@ -6,8 +6,10 @@
 mod servers;
 
 mod contract;
+mod cut_off;
 mod ends;
 mod failover;
+mod faults;
 mod interleaving;
 mod node;
 mod opaque;
