@@ -14,9 +14,9 @@ use tower_gate::store::postgres::PostgresTokenStore;
 use tower_gate::store::sqlite::SqliteTokenStore;
 use tower_gate::store::{RevocationStore, StoreError, TokenStore};
 use tower_gate::verifier::opaque::{
-    IssuedToken, NewToken, OpaqueTokens, Pepper, Peppers, TokenError,
+    IssuedToken, NewToken, OpaqueTokens, OpaqueTokensBuilder, Pepper, Peppers, TokenError,
 };
-use tower_gate::verifier::revocable::Revocations;
+use tower_gate::verifier::revocable::{Revocations, RevocationsBuilder};
 use tower_gate::{Revocation, SystemClock};
 
 use crate::node::{ISSUER, Node, principals};
@@ -44,6 +44,7 @@ every_engine! {
     tokens_in_postgres => Tokens(Reached::new(postgres()).await);
     revocations_in_postgres => Revoked(Reached::new(postgres()).await);
     revocations_in_redis => Revoked(Reached::new(redis()).await);
+    revocations_of_tokens_in_redis => Told(MemoryTokenStore::new(), Reached::new(redis()).await);
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -150,7 +151,10 @@ struct Api {
 
 /// What ends its tokens.
 enum Ends {
+    /// They come from the engine.
     Tokens(OpaqueTokens),
+    /// They come from elsewhere, and the engine is told.
+    Told(OpaqueTokens),
     Revocations,
 }
 
@@ -158,8 +162,21 @@ impl Api {
     /// Where the tokens themselves are in the engine, which is asked about each of them.
     async fn of_tokens(store: impl TokenStore) -> Self {
         let revocations = Revocations::builder(MemoryRevocations::new()).start().unwrap();
+        let tokens = tokens(store).with_max_age(Duration::ZERO).build().unwrap();
+        Self::of(&tokens, revocations, Ends::Tokens(tokens.clone())).await
+    }
+
+    /// Where they are remembered, and the engine tells which have ended.
+    async fn of_told(store: impl TokenStore, told: impl RevocationStore) -> Self {
+        let revocations = revocations(told).start().unwrap();
+        let hour = Duration::from_secs(3600);
+        let tokens = tokens(store).with_max_age(hour).with_revocations(&revocations);
+        let tokens = tokens.build().unwrap();
+        Self::of(&tokens, revocations, Ends::Told(tokens.clone())).await
+    }
+
+    async fn of(tokens: &OpaqueTokens, revocations: Revocations, ends: Ends) -> Self {
         revocations.ready().await.unwrap();
-        let tokens = tokens(store);
         let node = Node::behind(revocations, tokens.verifier(), SystemClock);
         let mut rest = Vec::new();
         for _ in 0..FAULTS.len() + 2 {
@@ -168,19 +185,15 @@ impl Api {
         }
         let [(_, good), (ended_id, ended)] = [rest.pop().unwrap(), rest.pop().unwrap()];
         assert!(tokens.revoke(&ended_id).await.unwrap());
-        let elsewhere = self::tokens(MemoryTokenStore::new());
+        let elsewhere = self::tokens(MemoryTokenStore::new()).build().unwrap();
         let unknown = elsewhere.issue(NewToken::new("ada")).await.unwrap();
         let unknown = unknown.token.expose().to_owned();
-        Self { node, ends: Ends::Tokens(tokens), good, ended, unknown, rest }
+        Self { node, ends, good, ended, unknown, rest }
     }
 
     /// Where the engine keeps what has ended, which the node knows for as long as it hears of it.
     async fn of_revocations(store: impl RevocationStore) -> Self {
-        let builder = Revocations::builder(store)
-            .with_poll_interval(Duration::from_millis(200))
-            .with_timeout(TIMEOUT)
-            .with_max_age(TIMEOUT * 2);
-        let node = Node::of(builder, principals());
+        let node = Node::of(revocations(store), principals());
         node.revocations.ready().await.unwrap();
         node.revoke(Revocation::token(ISSUER, "t-1")).await;
         let rest = [("t-2", "subject"), ("t-3", "client"), ("t-4", "token"), ("t-5", "key")];
@@ -191,7 +204,7 @@ impl Api {
 
     async fn end(&self, id: &str) -> Result<(), StoreError> {
         match &self.ends {
-            Ends::Tokens(tokens) => tokens.revoke(id).await.map(drop),
+            Ends::Tokens(tokens) | Ends::Told(tokens) => tokens.revoke(id).await.map(drop),
             Ends::Revocations => self.node.revocations.revoke(Revocation::token(ISSUER, id)).await,
         }
     }
@@ -200,7 +213,7 @@ impl Api {
     async fn issue(&self) -> Option<Result<IssuedToken, TokenError>> {
         match &self.ends {
             Ends::Tokens(tokens) => Some(tokens.issue(NewToken::new("ada")).await),
-            Ends::Revocations => None,
+            Ends::Told(_) | Ends::Revocations => None,
         }
     }
 
@@ -235,14 +248,17 @@ impl Api {
     }
 }
 
-fn tokens(store: impl TokenStore) -> OpaqueTokens {
+fn tokens(store: impl TokenStore) -> OpaqueTokensBuilder {
     let peppers = Peppers::new(Pepper::new("1", &[7; 32]).unwrap());
-    OpaqueTokens::builder(ISSUER, store, peppers)
-        .with_max_age(Duration::ZERO)
+    let tokens = OpaqueTokens::builder(ISSUER, store, peppers);
+    tokens.with_timeout(TIMEOUT).with_admin_timeout(TIMEOUT)
+}
+
+fn revocations(store: impl RevocationStore) -> RevocationsBuilder {
+    Revocations::builder(store)
+        .with_poll_interval(Duration::from_millis(200))
         .with_timeout(TIMEOUT)
-        .with_admin_timeout(TIMEOUT)
-        .build()
-        .unwrap()
+        .with_max_age(TIMEOUT * 2)
 }
 
 /// A server, and the way to it.
@@ -295,6 +311,25 @@ impl<S: Server> Engine for Revoked<S> {
 
     async fn end(&mut self, fault: Fault) {
         self.0.end(fault);
+    }
+}
+
+struct Told<S>(MemoryTokenStore, Reached<S>);
+
+impl<S: Server> Engine for Told<S> {
+    const MEANWHILE: [&str; 2] = [REVOKED, UNKNOWN];
+
+    async fn api(&self) -> Api {
+        let told = self.1.server.store_at(&self.1.url()).await;
+        Api::of_told(self.0.clone(), told).await
+    }
+
+    async fn begin(&mut self, fault: Fault) {
+        self.1.begin(fault);
+    }
+
+    async fn end(&mut self, fault: Fault) {
+        self.1.end(fault);
     }
 }
 
