@@ -7,6 +7,7 @@ use tower_gate::Revocation;
 use tower_gate::store::memory::MemoryRevocations;
 use tower_gate::store::{RevocationStore, RevokeRequest};
 
+use crate::interleaving::under_load_no_request_is_accepted_after_a_revocation;
 use crate::node::{ISSUER, Node, PARTNER, issued_at, principals};
 use crate::servers::redis::Redis;
 use crate::shared::{Shared, database, keys};
@@ -39,6 +40,7 @@ contract! {
         many_in_one_request_are_kept_as_if_each_came_alone
         any_text_can_be_a_name
         nodes_that_are_told_do_not_wait_for_their_poll
+        under_load_no_request_is_accepted_after_a_revocation
     ]
     memory => MemoryRevocations::new();
     redis => keys();

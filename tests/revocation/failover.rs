@@ -1,84 +1,17 @@
 //! Servers in whose place others come, which know less and count from less; and clients that hang.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tower_gate::Revocation;
 use tower_gate::verifier::revocable::Revocations;
 
 use crate::node::{ISSUER, Node};
+use crate::servers::front::Front;
 use crate::servers::postgres::Postgres;
 use crate::shared::{REDIS, Shared, database, keys, pool, postgres_store};
 
 /// Far below the minute after which all is loaded anew in any case.
 const SOON: Duration = Duration::from_secs(10);
-
-/// An address in front of servers.
-struct Front {
-    port: u16,
-    server: watch::Sender<SocketAddr>,
-}
-
-impl Front {
-    /// What a client says is passed on until this word comes up in it, and from then on nothing is:
-    /// for the server, the client hangs.
-    async fn before(url: &str, until: Option<&'static str>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (server, led) = watch::channel(address(url));
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass_on(client, led.clone(), until));
-            }
-        });
-        Self { port, server }
-    }
-
-    fn url(&self, behind: &str) -> String {
-        let (_, database) = behind.rsplit_once('/').unwrap();
-        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
-    }
-
-    /// Breaks all connections; new ones lead to this server.
-    fn lead_to(&self, url: &str) {
-        self.server.send_replace(address(url));
-    }
-}
-
-fn address(url: &str) -> SocketAddr {
-    let (_, rest) = url.split_once('@').unwrap();
-    rest.split('/').next().unwrap().parse().unwrap()
-}
-
-async fn pass_on(
-    client: TcpStream,
-    mut led: watch::Receiver<SocketAddr>,
-    until: Option<&'static str>,
-) {
-    let address = *led.borrow_and_update();
-    let Ok(server) = TcpStream::connect(address).await else { return };
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let there = async {
-        let mut bytes = [0; 4096];
-        while let Ok(length @ 1..) = from_client.read(&mut bytes).await {
-            if until.is_some_and(|word| String::from_utf8_lossy(&bytes[..length]).contains(word)) {
-                std::future::pending().await
-            }
-            if to_server.write_all(&bytes[..length]).await.is_err() {
-                break;
-            }
-        }
-    };
-    tokio::select! {
-        () = there => {}
-        _ = copy(&mut from_server, &mut to_client) => {}
-        _ = led.changed() => {}
-    }
-}
 
 /// Nodes asked it for what is behind the position that they had from the old server, and saw nothing
 /// of what was revoked afterwards for a minute.
@@ -105,7 +38,7 @@ async fn a_postgres_that_takes_over_and_counts_from_less_hides_nothing() {
         let (before, after) = (node_of(&old).await, node_of(&new).await);
         before.revoke(Revocation::token(ISSUER, "t-9")).await;
         change(&old, at_old).await;
-        let front = Front::before(&old, None).await;
+        let front = Front::before(&old).await;
         let node = Node::start(postgres_store(&front.url(&old)).await).await;
         assert!(!node.accepts("no-key").await && node.accepts("base").await);
         after.revoke(Revocation::token(ISSUER, "t-1")).await;
@@ -161,7 +94,7 @@ async fn a_redis_that_takes_over_and_counts_from_less_hides_nothing() {
 async fn a_client_that_hangs_while_it_revokes_does_not_keep_others_from_it() {
     let shared = database();
     let node = Node::start(shared.store().await).await;
-    let front = Front::before(shared.url(), Some("INSERT INTO tower_gate_revocations")).await;
+    let front = Front::until(shared.url(), Some("INSERT INTO tower_gate_revocations")).await;
     let hanging = Revocations::builder(postgres_store(&front.url(shared.url())).await);
     let hanging = hanging.start().unwrap();
     hanging.revoke(Revocation::token(ISSUER, "t-1")).await.unwrap_err();

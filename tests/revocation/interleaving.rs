@@ -9,12 +9,12 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tokio::sync::watch;
-use tower_gate::store::memory::MemoryRevocations;
 use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
 use tower_gate::verifier::{CachedVerifier, VerifyRequest};
 use tower_gate::{Principal, Revocation, SystemClock, TokenVerifier};
 
 use crate::node::{ISSUER, Node};
+use crate::shared::Shared;
 use crate::stale::{Mood, Moody};
 
 const SUBJECTS: usize = 4;
@@ -142,9 +142,10 @@ fn after_a_revocation_no_request_is_accepted_whatever_the_order() {
     assert!(accepted.into_inner() > 1000, "most of the time, somebody comes in");
 }
 
-/// Each thread looks whether a revocation has returned before it asks.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn under_load_no_request_is_accepted_after_a_revocation() {
+/// Each task looks whether a revocation has returned before it asks.
+pub(crate) async fn under_load_no_request_is_accepted_after_a_revocation<S: Shared>(
+    fresh: impl Fn() -> S,
+) {
     const ASKING: usize = 6;
     const TOKENS: usize = 300;
     let revoked: Arc<Vec<AtomicBool>> =
@@ -156,7 +157,8 @@ async fn under_load_no_request_is_accepted_after_a_revocation() {
         }
         Ok(Principal::builder(ISSUER, request.token.as_str()).build())
     };
-    let revocations = Revocations::builder(MemoryRevocations::new()).start().unwrap();
+    let shared = fresh();
+    let revocations = Revocations::builder(shared.store().await).start().unwrap();
     revocations.ready().await.unwrap();
     let cached = CachedVerifier::new(inner).with_max_age(Duration::from_millis(2));
     let verifier = RevocableVerifier::new(cached, &revocations);

@@ -22,6 +22,9 @@ pub(crate) trait Shared {
 
 /// One that is a server, and can go wrong.
 pub(crate) trait Server: Shared {
+    fn url(&self) -> String;
+    /// A handle that reaches it at this address.
+    async fn store_at(&self, url: &str) -> impl RevocationStore;
     fn pause(&self);
     fn resume(&self);
     fn kill(&self);
@@ -72,6 +75,14 @@ pub(crate) async fn redis_store(url: &str) -> RedisRevocations<ConnectionManager
 }
 
 impl Server for Redis {
+    fn url(&self) -> String {
+        Redis::url(self)
+    }
+
+    async fn store_at(&self, url: &str) -> impl RevocationStore {
+        redis_store(url).await
+    }
+
     fn pause(&self) {
         Redis::pause(self);
     }
@@ -144,6 +155,14 @@ pub(crate) async fn pool(url: &str) -> PgPool {
 }
 
 impl Server for Database<Postgres> {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    async fn store_at(&self, url: &str) -> impl RevocationStore {
+        postgres_store(url).await
+    }
+
     fn pause(&self) {
         self.server.pause();
     }

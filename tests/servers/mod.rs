@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses the servers that it needs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub(crate) mod front;
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 #[cfg(feature = "redis")]

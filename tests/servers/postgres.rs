@@ -5,8 +5,8 @@ use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -144,7 +144,11 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.kill();
+        // A test may end while it is killed.
+        let is_running = |mut server: MutexGuard<'_, Child>| matches!(server.try_wait(), Ok(None));
+        if self.server.lock().is_ok_and(is_running) {
+            self.kill();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod contract;
 mod garbage;
 mod leaks;
 mod life;
+mod migration;
 mod outage;
 mod peppers;
 mod races;

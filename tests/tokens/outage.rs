@@ -1,18 +1,17 @@
-//! Stores that are down, slow, or whose connections break.
+//! Stores that are down or slow. Those of real engines that are away as a whole are in the tests of
+//! revocations, beside all others.
 
 use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPoolOptions;
 use tokio::time::timeout;
 use tower_gate::store::memory::MemoryRevocations;
 use tower_gate::store::postgres::PostgresTokenStore;
 use tower_gate::store::sqlite::SqliteTokenStore;
 use tower_gate::store::{RevocationStore, TokenStore};
-use tower_gate::verifier::opaque::{NewToken, TokenError};
+use tower_gate::verifier::opaque::TokenError;
 use tower_gate::verifier::revocable::Revocations;
 
 use crate::scene::{SERVER, Scene, at, fresh_file, postgres_pool, sqlite_pool};
-use crate::servers::postgres::Postgres;
 use crate::support::Answer;
 use crate::watched::Watched;
 
@@ -50,60 +49,6 @@ async fn recovers(scene: &Scene, token: &str) {
         assert!(began.elapsed() < Duration::from_secs(60), "it does not recover");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn postgres_may_pause_break_and_come_back() {
-    let server = tokio::task::spawn_blocking(Postgres::start).await.unwrap();
-    let pool = PgPoolOptions::new().max_connections(4).acquire_timeout(Duration::from_secs(1));
-    let pool = pool.connect(&server.url("postgres")).await.unwrap();
-    let store = PostgresTokenStore::new(pool);
-    store.migrate().await.unwrap();
-    let scene = scene(store.clone());
-    let good = scene.issue("user-1").await.token;
-    let good = good.expose();
-    let stranger = Scene::new(Watched::new()).issue("user-1").await.token;
-    let stranger = stranger.expose();
-    assert_eq!(scene.status(good).await, 200);
-    assert_eq!(scene.status(stranger).await, 401);
-
-    server.pause();
-    are_unavailable(&scene, [good, stranger]).await;
-    let began = Instant::now();
-    let issued = scene.tokens.issue(NewToken::new("user-1")).await;
-    assert!(matches!(issued, Err(TokenError::Store(_))), "{issued:?}");
-    assert!(scene.tokens.revoke(&"0".repeat(26)).await.is_err());
-    assert!(began.elapsed() < Duration::from_secs(10), "admins wait {:?}", began.elapsed());
-    // More requests than there are connections.
-    let scene = std::sync::Arc::new(scene);
-    let crowd: Vec<_> = (0..20)
-        .map(|_| {
-            let (scene, good) = (scene.clone(), good.to_owned());
-            tokio::spawn(async move { is_unavailable(&scene.ask(&good).await) })
-        })
-        .collect();
-    for request in crowd {
-        request.await.unwrap();
-    }
-    server.resume();
-    recovers(&scene, good).await;
-    assert_eq!(scene.status(stranger).await, 401);
-
-    // Whatever is left of the old connections, the next request gets one that works.
-    server.run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-         WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
-    );
-    assert_eq!(scene.status(good).await, 200, "a connection that was closed is replaced");
-
-    server.kill();
-    are_unavailable(&scene, [good, stranger]).await;
-    let error = scene.tokens.issue(NewToken::new("user-2")).await.unwrap_err();
-    assert!(matches!(error, TokenError::Store(_)), "{error:?}");
-    server.restart();
-    recovers(&scene, good).await;
-    assert_eq!(scene.status(stranger).await, 401);
-    scene.issue("user-2").await;
 }
 
 #[tokio::test]

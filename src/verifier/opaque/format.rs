@@ -152,7 +152,7 @@ pub(super) fn is_id(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, HashSet};
+    use std::collections::HashSet;
     use std::time::Duration;
 
     use super::*;
@@ -172,21 +172,27 @@ mod tests {
     }
 
     #[test]
-    fn no_two_tokens_are_alike_and_every_letter_is_as_likely() {
-        let (format, mut seen, mut letters) = (format(), HashSet::new(), BTreeMap::new());
-        for _ in 0..20_000 {
+    fn of_a_million_tokens_no_two_are_alike_and_every_letter_is_as_likely() {
+        const MILLION: usize = 1_000_000;
+        let (format, mut all, mut letters) =
+            (format(), Vec::with_capacity(MILLION), [0_usize; 128]);
+        for _ in 0..MILLION {
             let token = format.fresh().unwrap();
             let text = token.expose();
             assert!(format.fits(text) && text.len() == 10 + 43 + 6, "OPAQUE-2, 3: {text}");
-            assert!(seen.insert(text.to_owned()), "OPAQUE-1");
-            for letter in text[10..53].chars() {
-                *letters.entry(letter).or_insert(0_u32) += 1;
+            let random: [u8; RANDOM] = text.as_bytes()[10..53].try_into().unwrap();
+            for letter in random {
+                letters[usize::from(letter)] += 1;
             }
+            all.push(random);
         }
-        assert_eq!(letters.len(), 62);
-        // 13 871 of each are expected; five standard deviations are under 600.
-        let is_fair = |count: &u32| count.abs_diff(20_000 * 43 / 62) < 600;
-        assert!(letters.values().all(is_fair), "OPAQUE-1: {letters:?}");
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), MILLION, "OPAQUE-1");
+        let letters = BASE62.map(|letter| letters[usize::from(letter)]);
+        // 693 548 of each are expected; five standard deviations are under 4150.
+        let is_fair = |count: &usize| count.abs_diff(MILLION * RANDOM / 62) < 4150;
+        assert!(letters.iter().all(is_fair), "OPAQUE-1: {letters:?}");
     }
 
     #[test]
