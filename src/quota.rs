@@ -286,6 +286,10 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Where nobody has looked: of several quotas decided on together, one that is used up refuses
+    /// whatever is left of the others. Clients are not told of those.
+    pub const UNKNOWN: Self = Self::new(0, Duration::MAX, Duration::MAX);
+
     /// So many units now, one more in `next_unit`, and all of them in `reset_after`.
     #[must_use]
     pub const fn new(remaining: u32, next_unit: Duration, reset_after: Duration) -> Self {
