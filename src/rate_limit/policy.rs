@@ -113,10 +113,14 @@ impl Policy {
     }
 
     /// Corrects the cost by what the handler says with [`Cost`](crate::rate_limit::Cost), which may
-    /// be less than was taken, or more, into a debt of one burst at most. In place of
-    /// [`with_failures_refunded`](Self::with_failures_refunded).
+    /// be less than was taken, or more, into a debt of one burst at most.
+    ///
+    /// # Panics
+    ///
+    /// After [`with_failures_refunded`](Self::with_failures_refunded): a handler that fails says a
+    /// cost of 0.
     pub fn with_settled_cost(self) -> Self {
-        Self { afterwards: Afterwards::Settle, ..self }
+        self.with_afterwards(Afterwards::Settle)
     }
 
     /// Gives the units back when the inner service fails: with an error, a status of 500 or more, or
@@ -124,10 +128,23 @@ impl Policy {
     /// `UNAVAILABLE` or `DATA_LOSS`. A call that fails after it has begun to answer, in its trailers,
     /// is no failure here. A client that can make it fail at will is not limited then.
     ///
-    /// What time has given back by then is not given back again. In place of
-    /// [`with_settled_cost`](Self::with_settled_cost).
+    /// What time has given back by then is not given back again.
+    ///
+    /// # Panics
+    ///
+    /// After [`with_settled_cost`](Self::with_settled_cost): a handler that fails says a cost of 0.
     pub fn with_failures_refunded(self) -> Self {
-        Self { afterwards: Afterwards::RefundFailures, ..self }
+        self.with_afterwards(Afterwards::RefundFailures)
+    }
+
+    /// Both at once would correct what was taken twice.
+    fn with_afterwards(self, afterwards: Afterwards) -> Self {
+        assert!(
+            matches!(self.afterwards, Afterwards::Keep) || self.afterwards == afterwards,
+            "a policy settles its cost or refunds failures: choose with_settled_cost, and let the \
+             handler say a Cost of 0 where it fails",
+        );
+        Self { afterwards, ..self }
     }
 
     /// Gives a principal for which the closure finds one a quota of its own, from a claim or from

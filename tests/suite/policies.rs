@@ -1058,6 +1058,23 @@ fn policies_that_would_share_their_units_stop_the_program_as_it_starts() {
     }
 }
 
+/// The last one was the only one, and nobody was told.
+#[test]
+fn what_becomes_of_units_afterwards_is_said_once() {
+    let policy = || Policy::new("a", Quota::per_minute(1));
+    let builds: [(&str, &dyn Fn() -> Policy); 2] = [
+        ("settled first", &|| policy().with_settled_cost().with_failures_refunded()),
+        ("refunded first", &|| policy().with_failures_refunded().with_settled_cost()),
+    ];
+    for (why, build) in builds {
+        let panic = catch_unwind(AssertUnwindSafe(build)).expect_err(why);
+        let message = panic.downcast_ref::<&str>().unwrap();
+        assert!(message.contains("let the handler say a Cost of 0 where it fails"), "{message}");
+    }
+    let _ = policy().with_settled_cost().with_settled_cost();
+    let _ = policy().with_failures_refunded().with_failures_refunded();
+}
+
 #[tokio::test]
 async fn a_flood_from_millions_of_addresses_leaves_the_limits_of_verified_callers_exact() {
     const CALLERS: usize = 2000;
