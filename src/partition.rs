@@ -449,6 +449,11 @@ impl PartitionHasher {
         self.with([&b"quota"[..], &interval, &quota.burst().to_le_bytes()])
     }
 
+    /// Makes the keys of all quotas together that callers have of their own.
+    pub(crate) fn with_all_quotas(&self) -> Self {
+        self.with(["quotas"])
+    }
+
     fn write(&mut self, part: &[u8]) {
         // In one order of bytes, because nodes of several kinds may share a store.
         self.hasher.write(&(part.len() as u64).to_le_bytes());

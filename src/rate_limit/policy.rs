@@ -148,11 +148,11 @@ impl Policy {
     }
 
     /// Gives a principal for which the closure finds one a quota of its own, from a claim or from
-    /// what the application has [loaded](crate::TokenVerifier::load). It gives no more at once, and
-    /// brings units back no faster, than `at_most`.
+    /// what the application has [loaded](crate::TokenVerifier::load).
     ///
-    /// Each different quota is counted by itself: a principal whose tokens name several has all of
-    /// them. Where whoever gets tokens can choose, find it by the principal, and not in the token.
+    /// Each different quota is counted by itself, and all of a principal together give no more at
+    /// once, and bring units back no faster, than `at_most`: whatever its tokens name, they are bounded.
+    /// Where nothing is found, the policy's own quota counts, beside these.
     pub fn with_override<F>(self, at_most: Quota, find: F) -> Self
     where
         F: Fn(&Principal) -> Option<Quota> + Send + Sync + 'static,
@@ -178,10 +178,15 @@ impl Policy {
         }
     }
 
-    /// What this caller has in its place.
-    pub(super) fn own_quota_of(&self, principal: Option<&Principal>) -> Option<Quota> {
+    /// What this caller has in its place, and the most that it has of all such quotas.
+    pub(super) fn own_quota_of(&self, principal: Option<&Principal>) -> Option<(Quota, Quota)> {
         let (own, principal) = self.own.as_ref().zip(principal)?;
-        Some((own.find)(principal)?.at_most(&own.at_most))
+        Some(((own.find)(principal)?.at_most(&own.at_most), own.at_most))
+    }
+
+    /// Whether callers may have quotas of their own.
+    pub(super) fn has_own_quotas(&self) -> bool {
+        self.own.is_some()
     }
 
     /// The quota of every caller at all times.
