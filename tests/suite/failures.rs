@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -581,6 +581,16 @@ async fn who_operates_the_api_sees_bans_and_lifts_them() {
     assert_eq!(send(&service, from(ATTACKER, claiming("shop", "good"))).await.status, 200);
 }
 
+/// Whether somebody was told to go on.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 #[tokio::test]
 async fn who_waits_goes_on_when_failures_are_forgotten() {
     let verifier = Counting::shut();
@@ -590,11 +600,15 @@ async fn who_waits_goes_on_when_failures_are_forgotten() {
     assert_eq!(status(&service, ATTACKER, "bad").await, 401);
     let ask = || Box::pin(service.clone().oneshot(from(ATTACKER, with_token("good"))));
     let mut waiting = [ask(), ask()];
+    let woken = Arc::new(Woken::default());
     for answer in &mut waiting {
-        assert!(poll(answer.as_mut()).is_pending());
+        let waker = Waker::from(woken.clone());
+        assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     }
     assert_eq!(verifier.asked(), 2, "one failure more brings a ban");
+    assert!(!woken.0.load(Ordering::SeqCst));
     assert!(!layer.bans().lift(ATTACKER.parse().unwrap()));
+    assert!(woken.0.load(Ordering::SeqCst), "the one that waits");
     assert!(poll(waiting[1].as_mut()).is_pending());
     assert_eq!(verifier.asked(), 3);
     verifier.answer(2);
