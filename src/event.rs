@@ -44,7 +44,7 @@ const MAX_METHOD: usize = 32;
 /// | `required_scopes` | the scopes that a refused request needed |
 /// | `policy`, `remaining` | the limit that was asked last, and what it left |
 /// | `fallback` | `true` where it was [decided in place of a store that could not](Self::fallback), and absent otherwise |
-/// | `would_limit` | the policies in shadow that would have refused it; absent where none would |
+/// | `would_limit` | the limits in shadow that would have refused it; absent where none would |
 /// | `latency_ms` | until the response's head was ready |
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
@@ -106,7 +106,7 @@ pub struct AuditEvent {
     /// a store that could not.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub fallback: bool,
-    /// The policies [in shadow](crate::rate_limit::Policy::in_shadow) that would have refused it.
+    /// The limits [in shadow](crate::rate_limit::Policy::in_shadow) that would have refused it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub would_limit: Vec<Arc<str>>,
     /// How long the response's head took.
@@ -218,7 +218,7 @@ impl AuditSlot {
         self.findings().fallback = true;
     }
 
-    /// Names a policy in shadow that would have refused the request.
+    /// Names a limit in shadow that would have refused the request.
     pub(crate) fn would_limit(&self, policy: Arc<str>) {
         self.findings().would_limit.push(policy);
     }

@@ -141,7 +141,7 @@ impl Shown {
         if self.style == HeaderStyle::Draft10 {
             return (!takes.is_empty()).then(|| self.list(takes, decisions));
         }
-        let each = takes.iter().zip(decisions);
+        let each = takes.iter().zip(decisions).filter(|(_, decision)| is_known(decision));
         let standings = each.map(|(take, decision)| Standing::new(&take.quota, decision.usage()));
         let standing =
             standings.reduce(|one, other| if other.is_before(&one) { other } else { one })?;
@@ -186,7 +186,7 @@ impl Shown {
         Some(Fields::One(Box::new(One { fields, standing })))
     }
 
-    /// All policies, what is left of each and when there will be more (RL-2).
+    /// All policies, what is left of each that is known and when there will be more (RL-2).
     fn list(&self, takes: &[Take], decisions: &[Decision]) -> Fields {
         let policies = self.policies_of(takes);
         let (mut remaining, mut next) = (itoa::Buffer::new(), itoa::Buffer::new());
@@ -200,7 +200,8 @@ impl Shown {
             [prefix, remaining.format(units), ";t=", next.format(seconds)].concat()
         } else {
             let mut list = String::new();
-            for (prefix, decision) in self.prefixes.iter().zip(decisions) {
+            let each = self.prefixes.iter().zip(decisions);
+            for (prefix, decision) in each.filter(|(_, decision)| is_known(decision)) {
                 let (units, seconds) = numbers(decision);
                 let separator = if list.is_empty() { "" } else { ", " };
                 let item =
@@ -277,6 +278,10 @@ impl Standing {
         let theirs = u64::from(other.remaining) * u64::from(self.burst);
         ours < theirs || (ours == theirs && self.next_unit > other.next_unit)
     }
+}
+
+fn is_known(decision: &Decision) -> bool {
+    *decision.usage() != Usage::UNKNOWN
 }
 
 /// Where the more restrictive of several policies is, of those that count.

@@ -184,6 +184,18 @@ impl Partition {
     }
 }
 
+impl Partition {
+    /// The key that whoever comes from this address has, where addresses alone are counted.
+    pub(crate) fn key_of_address(
+        &self,
+        mut hasher: PartitionHasher,
+        address: IpAddr,
+    ) -> PartitionKey {
+        write_network(&mut hasher, address, self.prefixes);
+        hasher.finish().marked(true)
+    }
+}
+
 impl fmt::Debug for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let parts = self.parts.iter().map(Part::name).collect::<Vec<_>>();
@@ -321,12 +333,16 @@ fn write_address(
     prefixes: Prefixes,
 ) -> Result<bool, UnknownCaller> {
     let found = caller.client_ip.find(caller.headers, caller.extensions);
+    write_network(hasher, found.ok_or(UnknownCaller::Address)?.client, prefixes);
+    Ok(true)
+}
+
+fn write_network(hasher: &mut PartitionHasher, address: IpAddr, prefixes: Prefixes) {
     // The family is a part, so that no four bytes of one are taken for those of the other.
-    match prefixes.network(found.ok_or(UnknownCaller::Address)?.client) {
+    match prefixes.network(address) {
         IpAddr::V4(v4) => hasher.write_all([&b"v4"[..], &v4.octets()]),
         IpAddr::V6(v6) => hasher.write_all([&b"v6"[..], &v6.octets()]),
     }
-    Ok(true)
 }
 
 impl Prefixes {
@@ -447,6 +463,11 @@ impl PartitionHasher {
         let interval = quota.interval().as_nanos().to_le_bytes();
         // Beside the salt of the limit, which `with` keeps: without it, the quota of two limits is one.
         self.with([&b"quota"[..], &interval, &quota.burst().to_le_bytes()])
+    }
+
+    /// Makes the keys of all quotas together that callers have of their own.
+    pub(crate) fn with_all_quotas(&self) -> Self {
+        self.with(["quotas"])
     }
 
     fn write(&mut self, part: &[u8]) {

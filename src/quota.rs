@@ -4,6 +4,7 @@
 //! each key, the theoretical arrival time (TAT) at which the bucket would be full again. It has no
 //! windows, so there is no edge at which a caller gets two of them.
 
+use std::cmp::Reverse;
 use std::num::NonZeroU8;
 use std::ops::Deref;
 use std::time::Duration;
@@ -286,6 +287,10 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Where nobody has looked: of several quotas decided on together, one that is used up refuses
+    /// whatever is left of the others. Clients are not told of those.
+    pub const UNKNOWN: Self = Self::new(0, Duration::MAX, Duration::MAX);
+
     /// So many units now, one more in `next_unit`, and all of them in `reset_after`.
     #[must_use]
     pub const fn new(remaining: u32, next_unit: Duration, reset_after: Duration) -> Self {
@@ -310,6 +315,26 @@ pub enum Decision {
 }
 
 impl Decision {
+    /// What is left to one who has to pass both: the wait of the longer, and where the stricter stands
+    /// that is known.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let usages = [*self.usage(), *other.usage()].into_iter();
+        let strictness = |usage: &Usage| (usage.remaining, Reverse(usage.next_unit));
+        let known = usages.filter(|&usage| usage != Usage::UNKNOWN);
+        let usage = known.min_by_key(strictness).unwrap_or(Usage::UNKNOWN);
+        match (self, other) {
+            (Self::Allowed(_), Self::Allowed(_)) => Self::Allowed(usage),
+            (Self::Limited { retry_after, .. }, Self::Allowed(_))
+            | (Self::Allowed(_), Self::Limited { retry_after, .. }) => {
+                Self::Limited { usage, retry_after }
+            }
+            (Self::Limited { retry_after: one, .. }, Self::Limited { retry_after: other, .. }) => {
+                let retry_after = one.zip(other).map(|(one, other)| one.max(other));
+                Self::Limited { usage, retry_after }
+            }
+        }
+    }
+
     /// Where the key stands.
     #[must_use]
     pub fn usage(&self) -> &Usage {

@@ -26,14 +26,22 @@ impl<V> Sharded<V> {
     /// How many keys there are.
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.0
-            .iter()
-            .map(|shard| shard.0.lock().unwrap_or_else(PoisonError::into_inner).len())
-            .sum()
+        self.count(|_| true)
+    }
+
+    /// How many keys have a state like this, one map after the other.
+    pub(crate) fn count(&self, is_one: impl Fn(&V) -> bool) -> usize {
+        self.0.iter().map(|shard| shard.lock().values().filter(|state| is_one(state)).count()).sum()
     }
 
     /// The map that the key is in or would be.
     pub(crate) fn lock(&self, key: PartitionKey) -> MutexGuard<'_, Keys<V>> {
-        self.0[usize::from(key.shard_bits())].0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0[usize::from(key.shard_bits())].lock()
+    }
+}
+
+impl<V> Shard<V> {
+    fn lock(&self) -> MutexGuard<'_, Keys<V>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -91,12 +91,12 @@ pub(crate) fn store_is_back(fallbacks: u64) {
     warn!(fallbacks, "a rate limit store answers again");
 }
 
-/// A policy in shadow does not know whose units a request takes.
+/// A limit in shadow does not know whose a request is.
 pub(crate) fn not_placed(policy: &str) {
-    debug!(policy, "a limit in shadow cannot tell whose units a request takes");
+    debug!(policy, "a limit in shadow cannot tell whose a request is");
 }
 
-/// A policy in shadow would have refused a request.
+/// A limit in shadow would have refused a request.
 pub(crate) fn would_limit(policy: &str) {
     debug!(policy, "a limit in shadow would have refused the request");
 }

@@ -112,7 +112,9 @@ impl Config {
             slot.let_in(principal.as_ref());
         }
         if let Some(principal) = &principal {
-            Attempt::let_in(request.extensions());
+            if let Some(attempt) = Attempt::of(request.extensions()) {
+                attempt.let_in();
+            }
             // The application may have opened a span of its own in the meantime.
             if slot.is_none_or(|slot| !slot.span().is_current()) {
                 trace::record_on_current(principal);

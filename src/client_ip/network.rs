@@ -14,13 +14,17 @@ pub struct Network {
 
 /// The text is not a network.
 #[derive(Clone, Debug, Eq, Error, PartialEq)]
-#[error("{text:?} is not a network: write an address, a slash and its length, such as 10.0.0.0/8")]
+#[error(
+    "{text:?} is not a network: write an address, a slash and its length, such as 10.0.0.0/8, and \
+     zeros behind that"
+)]
 pub struct InvalidNetwork {
     text: String,
 }
 
 impl Network {
-    /// Reads an address and the length of its prefix. Bits behind the prefix must be zero.
+    /// Reads an address and the length of its prefix. Bits behind the prefix must be zero. A network
+    /// of IPv6-mapped addresses, such as `::ffff:10.0.0.0/104`, is that of the IPv4 addresses in it.
     ///
     /// # Errors
     ///
@@ -34,8 +38,13 @@ impl Network {
             None => bits,
             Some(prefix) => prefix.parse().ok().filter(|&n| n <= bits).ok_or_else(invalid)?,
         };
-        let network = Self { address, prefix };
-        if network.masked(address) == address { Ok(network) } else { Err(invalid()) }
+        let written = Self { address, prefix };
+        if written.masked(address) != address {
+            return Err(invalid());
+        }
+        // A mapped address has bits up to its 96th, so that its prefix is no shorter.
+        let mapped = if address.to_canonical() == address { 0 } else { 96 };
+        Ok(Self { address: address.to_canonical(), prefix: prefix - mapped })
     }
 
     /// Whether the address is in it. IPv4 addresses in their IPv6-mapped form are IPv4 addresses.

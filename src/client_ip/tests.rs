@@ -272,3 +272,26 @@ fn networks_are_prefixes_without_bits_behind_them() {
         assert!(Network::parse(text).is_err(), "{text}");
     }
 }
+
+/// It was a network in which no address ever was: those that are looked for are not mapped any more.
+#[test]
+fn a_network_of_mapped_addresses_is_one_of_ipv4() {
+    for (mapped, network) in [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:192.0.2.1", "192.0.2.1/32"),
+        ("::ffff:192.0.2.1/128", "192.0.2.1"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+    ] {
+        assert_eq!(Network::parse(mapped), Network::parse(network), "CLIENTIP-32: {mapped}");
+    }
+    let network = Network::parse("::ffff:10.0.0.0/104").unwrap();
+    for address in ["10.1.1.1", "::ffff:10.1.1.1"] {
+        assert!(network.contains(address.parse().unwrap()), "CLIENTIP-32: {address}");
+    }
+    assert!(!network.contains("11.0.0.1".parse().unwrap()));
+    assert_eq!(network.to_string(), "10.0.0.0/8");
+    // Shorter ones have bits behind their prefix, and longer ones there are none.
+    for text in ["::ffff:0:0/95", "::ffff:10.0.0.0/8", "::ffff:10.0.0.1/104", "::ffff:0:0/129"] {
+        assert!(Network::parse(text).is_err(), "{text}");
+    }
+}

@@ -34,7 +34,8 @@ pub(super) struct Config {
     hasher: PartitionHasher,
     client_ip: ClientIp,
     headers: HeaderStyle,
-    name: Arc<str>,
+    pub(super) is_shadow: bool,
+    pub(super) name: Arc<str>,
     tiers: Vec<Tier>,
     rest: Tier,
 }
@@ -96,6 +97,7 @@ impl ConcurrencyLimitLayer {
             hasher: PartitionHasher::default(),
             client_ip: ClientIp::default(),
             headers: HeaderStyle::default(),
+            is_shadow: false,
             name: name.into(),
             tiers: Vec::new(),
             rest: Tier::limited(name, None, at_once),
@@ -155,6 +157,14 @@ impl ConcurrencyLimitLayer {
     pub fn with_headers(mut self, style: HeaderStyle) -> Self {
         self.config_mut().headers = style;
         self.prepared()
+    }
+
+    /// Decides, counts and writes down, and refuses nobody: to see whom a limit would meet before it
+    /// does. Clients see nothing of it. Audit events name it in `would_limit`. What it would have refused
+    /// is not counted among what runs.
+    pub fn in_shadow(mut self) -> Self {
+        self.config_mut().is_shadow = true;
+        self
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.

@@ -14,6 +14,7 @@ use crate::event::AuditSlot;
 use crate::limit_fields::Fields;
 use crate::partition::PartitionKey;
 use crate::rejection::Rejection;
+use crate::trace;
 
 /// Middleware that limits how many requests of a caller run at once; see the
 /// [module](crate::concurrency_limit).
@@ -47,6 +48,13 @@ where
         let config = &self.config;
         let (permit, fields) = match config.limit(&request) {
             Ok(None) => (None, None),
+            Ok(Some((limit, key))) if config.is_shadow => {
+                (config.take_in_shadow(limit, key, &request), None)
+            }
+            Err(_) if config.is_shadow => {
+                trace::not_placed(&config.name);
+                (None, None)
+            }
             Ok(Some((limit, key))) => match config.take(limit, key, &request) {
                 Ok((permit, fields)) => (Some(permit), fields),
                 Err(response) => return ConcurrencyLimitFuture::refused(response),
@@ -61,6 +69,23 @@ where
 }
 
 impl Config {
+    /// A permit if there is one; else it is written down that there is none.
+    fn take_in_shadow<B>(
+        &self,
+        limit: &Limit,
+        key: PartitionKey,
+        request: &Request<B>,
+    ) -> Option<Permit> {
+        let taken = self.permits.take(key, limit.at_once);
+        if taken.is_none() {
+            trace::would_limit(&limit.name);
+            if let Some(slot) = AuditSlot::of(request.extensions()) {
+                slot.would_limit(limit.name.clone());
+            }
+        }
+        taken.map(|(permit, _)| permit)
+    }
+
     /// A permit and the fields of the response, or a refusal that has them.
     fn take<B>(
         &self,

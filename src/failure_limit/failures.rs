@@ -74,6 +74,28 @@ impl Failures {
         self.standings.lock(key).get(&key)?.ban(now)
     }
 
+    /// How many bans last.
+    pub(super) fn bans(&self, now: u64) -> usize {
+        self.standings.count(|standing| standing.ban(now).is_some())
+    }
+
+    /// Forgets what a key has done so far, but not what it is doing. Answers whether it was banned.
+    pub(super) fn lift(&self, key: PartitionKey, rule: &Rule, now: u64) -> bool {
+        let (was_banned, woken) = {
+            let mut standings = self.standings.lock(key);
+            let Some(standing) = standings.get_mut(&key) else { return false };
+            let was_banned = standing.ban(now).is_some();
+            (standing.tat, standing.banned_until, standing.remembered_until) = (0, 0, 0);
+            let woken = standing.next_waiting(rule, now);
+            if !standing.is_in_use() {
+                standings.remove(&key);
+            }
+            (was_banned, woken)
+        };
+        woken.into_iter().for_each(Waker::wake);
+        was_banned
+    }
+
     /// Begins an attempt, or takes this place among those that wait.
     pub(super) fn start(
         &self,

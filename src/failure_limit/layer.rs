@@ -1,15 +1,17 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use tower_layer::Layer;
 
 use crate::client_ip::{ClientIp, Network};
 use crate::clock::{Clock, SystemClock};
-use crate::failure_limit::FailureLimit;
 use crate::failure_limit::failures::{Failures, Rule};
+use crate::failure_limit::{Bans, FailureLimit};
 use crate::partition::{Caller, Partition, PartitionHasher, PartitionKey, UnknownCaller};
 use crate::quota::Quota;
 use crate::rejection::{RefusalStyle, Rejection, RequestHead, Responder};
@@ -27,9 +29,11 @@ pub(super) struct Config {
     pub(super) failures: Arc<Failures>,
     pub(super) rule: Rule,
     pub(super) name: Arc<str>,
+    pub(super) is_shadow: bool,
     clock: Arc<dyn Clock>,
     /// `None` refuses in the style that the request carries.
     style: Option<Arc<RefusalStyle>>,
+    is_attempt: Arc<dyn Fn(&RequestHead<'_>) -> bool + Send + Sync>,
     is_failure: Arc<dyn Fn(&Rejection) -> bool + Send + Sync>,
     client_ip: ClientIp,
     exempt: Arc<[Network]>,
@@ -57,8 +61,10 @@ impl FailureLimitLayer {
                 failures: Arc::new(Failures::new(100_000)),
                 rule: Rule { quota: failures, ban, longest_ban: ban, max_waiting: 1000 },
                 name: "failures".into(),
+                is_shadow: false,
                 clock: Arc::new(SystemClock),
                 style: None,
+                is_attempt: Arc::new(|request| request.headers.contains_key(AUTHORIZATION)),
                 is_failure: Arc::new(Rejection::is_guess),
                 client_ip: ClientIp::default(),
                 exempt: Arc::default(),
@@ -87,6 +93,36 @@ impl FailureLimitLayer {
         self
     }
 
+    /// Which requests may turn out to be failures, by what they bring. Of these, no more are under way
+    /// at once from one address than would bring a ban if all of them failed; the others wait, until
+    /// one has been let in or answered ([`Attempt`](crate::failure_limit::Attempt)). A failure counts
+    /// whether its request was said to be an attempt or not. Default: those with an `Authorization`
+    /// header.
+    ///
+    /// Secrets elsewhere belong in it, and public routes do not, where nobody looks at what is sent: ten
+    /// slow answers there would hold up all others behind an address.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use http::header::AUTHORIZATION;
+    /// use tower_gate::{FailureLimitLayer, Quota};
+    ///
+    /// let layer = FailureLimitLayer::new(Quota::per_minute(10), Duration::from_secs(900))
+    ///     .with_attempts(|request| match request.uri.path() {
+    ///         "/login" => true,
+    ///         path => !path.starts_with("/public/") && request.headers.contains_key(AUTHORIZATION),
+    ///     });
+    /// # let _ = layer;
+    /// ```
+    pub fn with_attempts<F>(mut self, is_attempt: F) -> Self
+    where
+        F: Fn(&RequestHead<'_>) -> bool + Send + Sync + 'static,
+    {
+        self.config_mut().is_attempt = Arc::new(is_attempt);
+        self
+    }
+
     /// Addresses that are never banned, such as those of a gateway that many callers share and that
     /// does not say whom it speaks for.
     pub fn with_exempt(mut self, networks: impl IntoIterator<Item = Network>) -> Self {
@@ -102,7 +138,7 @@ impl FailureLimitLayer {
         self
     }
 
-    /// How many requests with credentials may wait for others from their address; further ones are
+    /// How many attempts may wait for others from their address; further ones are
     /// refused with 429 `rate_limited` and `Retry-After`. Default: 1000.
     pub fn with_max_waiting(mut self, max: usize) -> Self {
         self.config_mut().rule.max_waiting = max;
@@ -153,6 +189,20 @@ impl FailureLimitLayer {
     pub fn with_name(mut self, name: &str) -> Self {
         self.config_mut().name = name.into();
         self
+    }
+
+    /// Counts, bans and writes down, and neither refuses nor holds up anybody: to see whom a ban would
+    /// meet before it does. Audit events name it in `would_limit`.
+    pub fn in_shadow(mut self) -> Self {
+        self.config_mut().is_shadow = true;
+        self
+    }
+
+    /// A handle on the bans, to look at them and to lift them. It knows what the layer was told so far:
+    /// take it last.
+    #[must_use]
+    pub fn bans(&self) -> Bans {
+        Bans::new(self.config.clone())
     }
 
     /// How the client's address is learned. Default: the [`PeerAddr`](crate::PeerAddr) extension.
@@ -218,13 +268,18 @@ impl Config {
                 return Ok(None);
             }
         }
-        let addresses = PartitionHasher::default();
         let claimed = self.client.as_ref().and_then(|find| find(&RequestHead::from(request)));
-        let hasher = match claimed {
-            Some(client) => addresses.with(["client", &*client]),
-            None => addresses,
-        };
-        Ok(Some(self.partition.key(hasher, &caller)?))
+        Ok(Some(self.partition.key(hasher(claimed.as_deref()), &caller)?))
+    }
+
+    /// The key of this address, or of a client behind it.
+    pub(super) fn key_of(&self, address: IpAddr, client: Option<&str>) -> PartitionKey {
+        self.partition.key_of_address(hasher(client), address)
+    }
+
+    /// Whether the request waits until others from its address cannot fail any more.
+    pub(super) fn is_attempt<B>(&self, request: &Request<B>) -> bool {
+        !self.is_shadow && (self.is_attempt)(&RequestHead::from(request))
     }
 
     pub(super) fn is_failure(&self, rejection: &Rejection) -> bool {
@@ -241,6 +296,11 @@ impl Config {
             None => RefusalStyle::refuse(rejection, request),
         }
     }
+}
+
+fn hasher(client: Option<&str>) -> PartitionHasher {
+    let addresses = PartitionHasher::default();
+    client.map_or(addresses.clone(), |client| addresses.with(["client", client]))
 }
 
 fn nanos(time: Duration) -> u64 {

@@ -52,24 +52,31 @@
 //! many callers share an address, choose a generous quota and a short ban, or exempt it. An IPv4
 //! address and a /64 network of IPv6 are one address.
 //!
-//! Guesses in the `Authorization` header that are sent all at once do not slip past the count. While
-//! the requests from an address that are being verified would bring a ban if all of them failed,
-//! further ones with this header wait, in the order in which they came, and go on as soon as one of
-//! them has been let in; so that the burst of the quota is also how many tokens of one address are
-//! verified at once. Credentials that are no bearer token wait as well, because a handler may judge
-//! them: on a route without an `AuthenticateLayer`, which lets nobody in, each holds its place until
-//! it is answered, so keep slow routes of that kind outside of this layer. Secrets elsewhere, in a
-//! body, a cookie or another header, are counted as they fail, and as many may be tried meanwhile as
-//! are sent at once. A client that goes away before it is answered has learned nothing, and is not
+//! Guesses that are sent all at once do not slip past the count. While the requests from an address that
+//! are being verified would bring a ban if all of them failed, further ones wait, in the order in which
+//! they came, and go on as soon as one of them has been let in; so that the burst of the quota is also
+//! how many tokens of one address are verified at once.
+//!
+//! What is held back like that has an `Authorization` header, or is an attempt by what
+//! [`with_attempts`](FailureLimitLayer::with_attempts) says: without it, secrets elsewhere, in a body, a
+//! cookie or another header, are counted as they fail, and as many may be tried meanwhile as are sent
+//! at once. Credentials that are no bearer token are held back as well, because a handler may judge them.
+//! A place is given back when an `AuthenticateLayer` finds a token good, when a handler says so
+//! ([`Attempt`]), or when the request is answered: on a slow route where nobody judges anything, let no
+//! request be an attempt. A client that goes away before it is answered has learned nothing, and is not
 //! counted.
 //!
-//! Bans are kept in the memory of each process.
+//! Bans are kept in the memory of each process. [`bans`](FailureLimitLayer::bans) says who is banned, and
+//! lifts a ban.
 
+mod bans;
 mod failures;
 mod future;
 mod layer;
 mod service;
 
+pub use self::bans::Bans;
 pub use self::future::FailureLimitFuture;
 pub use self::layer::FailureLimitLayer;
 pub use self::service::FailureLimit;
+pub use crate::attempt::Attempt;

@@ -5,7 +5,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::AUTHORIZATION;
 use http::{Request, Response};
 use http_body::Body;
 use tower_service::Service;
@@ -51,13 +50,17 @@ where
         let key = match config.key(&request) {
             Ok(Some(key)) => key,
             Ok(None) => return FailureLimitFuture::service(self.inner.call(request), None),
+            Err(_) if config.is_shadow => {
+                trace::not_placed(&config.name);
+                return FailureLimitFuture::service(self.inner.call(request), None);
+            }
             Err(rejection) => {
                 return FailureLimitFuture::refused(config.refuse(rejection, &request));
             }
         };
         let now = config.now();
-        // Without credentials there is nothing to guess, and nothing to hold up.
-        let start = if request.headers().contains_key(AUTHORIZATION) {
+        // Where there is nothing to guess, there is nothing to hold up.
+        let start = if config.is_attempt(&request) {
             config.failures.start(key, &config.rule, now, None)
         } else if let Some(wait) = config.failures.ban(key, now) {
             Start::Banned { wait }
@@ -66,6 +69,10 @@ where
             return FailureLimitFuture::service(self.inner.call(request), Some(watched));
         };
         match start {
+            Start::Banned { .. } if config.is_shadow => {
+                config.would_ban(&request);
+                FailureLimitFuture::service(self.inner.call(request), None)
+            }
             Start::Banned { wait } => FailureLimitFuture::refused(config.banned(wait, &request)),
             Start::Busy | Start::Crowded => {
                 // The service that is ready waits for its turn; the clone is not.
@@ -106,7 +113,7 @@ impl Flight {
 impl Watching for Flight {
     fn let_in(&self) {
         self.land();
-        if let Some(Attempt(outer)) = &self.outer {
+        if let Some(outer) = &self.outer {
             outer.let_in();
         }
     }
@@ -130,10 +137,10 @@ impl Watched {
         started: u64,
         request: &mut Request<B>,
     ) -> Self {
-        let outer = request.extensions().get().cloned();
+        let outer = Attempt::of(request.extensions()).cloned();
         let flight = Flight { config, key, started, is_in_air: AtomicBool::new(true), outer };
         let watched = Self::new(flight, request);
-        request.extensions_mut().insert(Attempt(watched.flight.clone()));
+        request.extensions_mut().insert(Attempt::new(watched.flight.clone()));
         watched
     }
 
@@ -145,6 +152,9 @@ impl Watched {
             return;
         }
         let failed = config.failures.fail(*key, &config.rule, config.now());
+        if config.is_shadow {
+            return;
+        }
         if let Some(length) = failed.banned_for {
             trace::banned(&config.name, length);
         }
@@ -164,6 +174,14 @@ impl Drop for Watched {
 impl Config {
     pub(super) fn crowded<B>(&self, request: &Request<B>) -> Box<Response<Bytes>> {
         self.refuse(Rejection::too_many_at_once(self.name.clone()), request)
+    }
+
+    /// Writes down that a ban would have refused the request.
+    fn would_ban<B>(&self, request: &Request<B>) {
+        trace::would_limit(&self.name);
+        if let Some(slot) = AuditSlot::of(request.extensions()) {
+            slot.would_limit(self.name.clone());
+        }
     }
 
     pub(super) fn banned<B>(&self, wait: Duration, request: &Request<B>) -> Box<Response<Bytes>> {

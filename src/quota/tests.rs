@@ -341,7 +341,7 @@ proptest! {
         let mut admitted = Vec::new();
         for (pause, all, fails_after) in trace {
             now += pause;
-            running.sort_by_key(|&(fails, _)| std::cmp::Reverse(fails));
+            running.sort_by_key(|&(fails, _)| Reverse(fails));
             while let Some((fails, reset)) = running.pop_if(|&mut (fails, _)| fails <= now) {
                 key.tat = key.quota.settle(key.tat, fails, -1, reset.saturating_sub(fails));
                 // Others are waiting for it.

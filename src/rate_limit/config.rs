@@ -115,24 +115,34 @@ impl Config {
             return Ok(None);
         }
         let now = self.clock.monotonic();
-        let take = |limit: &Limit| limit.take(&caller, request);
+        let takes_of = |limit: &Limit| limit.takes(&caller, request);
+        let mut with_own = Vec::new();
         let enforced = match &*limits.enforced {
-            [limit] => {
-                let Take { key, quota, cost, .. } = take(limit)?;
+            [limit] if !limit.policy.has_own_quotas() => {
+                let (Take { key, quota, cost, .. }, _) = takes_of(limit)?;
                 TakeRequest::new(key, quota, cost, now)
             }
             limits => {
-                let takes: Vec<Take> = limits.iter().map(take).collect::<Result<_, _>>()?;
-                TakeRequest::together(takes, now)
+                let (mut takes, mut of_all_own) = (Vec::with_capacity(limits.len()), Vec::new());
+                for (at, limit) in limits.iter().enumerate() {
+                    let (take, own) = takes_of(limit)?;
+                    takes.push(take);
+                    if let Some(own) = own {
+                        with_own.push(at);
+                        of_all_own.push(own);
+                    }
+                }
+                TakeRequest::together(takes.into_iter().chain(of_all_own), now)
             }
         };
         let mut shadows = Vec::new();
         for limit in &limits.shadows {
             // Of a caller whom it cannot place, a policy in shadow asks nothing.
-            let take = take(limit).inspect_err(|_| trace::not_placed(&limit.policy.name)).ok();
-            shadows.push(TakeRequest::together(take, now));
+            let takes = takes_of(limit).inspect_err(|_| trace::not_placed(&limit.policy.name)).ok();
+            let takes = takes.into_iter().flat_map(|(take, own)| iter::once(take).chain(own));
+            shadows.push(TakeRequest::together(takes, now));
         }
-        Ok(Some((limits, Question { enforced, shadows })))
+        Ok(Some((limits, Question { enforced, with_own, shadows })))
     }
 
     /// Turns the store's answers into what is left to be done, or into a refusal.
@@ -149,16 +159,17 @@ impl Config {
             limits.unavailable(&error, question.enforced.now);
             return Err(self.refuse(error.into(), request));
         };
-        let takes = question.enforced.takes();
+        let takes = &question.enforced.takes()[..limits.enforced.len()];
+        let each = question.on_each(decisions);
         if let Some(slot) = AuditSlot::of(request.extensions()) {
-            limits.note(slot, takes, decisions);
+            limits.note(slot, takes, &each);
             if decisions.are_fallback() {
                 slot.fell_back();
             }
         }
-        let fields = limits.shown.fields(takes, decisions, || self.clock.now());
+        let fields = limits.shown.fields(takes, &each, || self.clock.now());
         if !decisions.are_allowed() {
-            let rejection = limits.rejection(&question.enforced, decisions);
+            let rejection = limits.rejection(takes, &each, question.enforced.now);
             let mut response = self.refuse(rejection, request);
             if let Some(fields) = fields {
                 fields.add_to(&mut response);
@@ -169,7 +180,9 @@ impl Config {
             return Ok(Passed { fields, refunds: None });
         }
         let shadows = limits.shadows(question, &answers.shadows, request);
-        let enforced = limits.enforced.iter().zip(Taken::all(&question.enforced, decisions));
+        let with_own = question.with_own.iter().map(|&at| &limits.enforced[at]);
+        let enforced = limits.enforced.iter().chain(with_own);
+        let enforced = enforced.zip(Taken::all(&question.enforced, decisions));
         let (mut settled, mut refunded) = (Vec::new(), Vec::new());
         for (limit, taken) in enforced.chain(shadows) {
             match limit.policy.afterwards {
@@ -262,14 +275,22 @@ impl Tier {
 }
 
 impl Limit {
-    fn take<B>(&self, caller: &Caller<'_>, request: &Request<B>) -> Result<Take, UnknownCaller> {
-        let (quota, hasher) = match self.policy.own_quota_of(caller.principal()) {
-            None => (self.policy.quota(), self.hasher.clone()),
-            Some(own) => (own, self.hasher.with_quota(&own)),
-        };
-        let key = self.partition.key(hasher, caller)?;
+    /// What a request takes, and of whom has a quota of its own, what it takes of all of these.
+    fn takes<B>(
+        &self,
+        caller: &Caller<'_>,
+        request: &Request<B>,
+    ) -> Result<(Take, Option<Take>), UnknownCaller> {
         let cost = self.policy.cost.as_ref().map_or(1, |cost| cost(&RequestHead::from(request)));
-        Ok(Take::new(key, quota, cost))
+        let take = |hasher, quota| Ok(Take::new(self.partition.key(hasher, caller)?, quota, cost));
+        let Some((own, at_most)) = self.policy.own_quota_of(caller.principal()) else {
+            return Ok((take(self.hasher.clone(), self.policy.quota())?, None));
+        };
+        let of_all = take(self.hasher.with_all_quotas(), at_most)?;
+        if own == at_most {
+            return Ok((of_all, None));
+        }
+        Ok((take(self.hasher.with_quota(&own), own)?, Some(of_all)))
     }
 }
 
@@ -294,8 +315,8 @@ impl Limits {
 
     /// Tells the audit trail of the policy that decides: the strictest of those that refuse, or of
     /// all.
-    fn note(&self, slot: &AuditSlot, takes: &[Take], decisions: &Decisions) {
-        let pass = decisions.are_allowed();
+    fn note(&self, slot: &AuditSlot, takes: &[Take], decisions: &[Decision]) {
+        let pass = !decisions.iter().any(is_limited);
         if let Some(n) = strictest(takes, decisions, |decision| pass || is_limited(decision)) {
             slot.limited(self.enforced[n].policy.name.clone(), decisions[n].usage().remaining);
         }
@@ -303,14 +324,14 @@ impl Limits {
 
     /// A refusal for all that are violated: whoever waits for the longest passes (RL-5). One of
     /// them that nothing can pass makes waiting useless (RL-22).
-    fn rejection(&self, asked: &TakeRequest, decisions: &Decisions) -> Rejection {
+    fn rejection(&self, takes: &[Take], decisions: &[Decision], now: Duration) -> Rejection {
         let mut violated = Vec::new();
         let mut longest = Some(Duration::ZERO);
-        for ((limit, take), decision) in self.enforced.iter().zip(asked.takes()).zip(&**decisions) {
+        for ((limit, take), decision) in self.enforced.iter().zip(takes).zip(decisions) {
             let Decision::Limited { usage, retry_after } = decision else {
                 continue;
             };
-            if retry_after.is_none() && self.says_never_passes.is_due(asked.now) {
+            if retry_after.is_none() && self.says_never_passes.is_due(now) {
                 trace::never_passes(&limit.policy.name, take.cost, take.quota.burst());
             }
             violated.push(limit.policy.name.clone());

@@ -113,10 +113,14 @@ impl Policy {
     }
 
     /// Corrects the cost by what the handler says with [`Cost`](crate::rate_limit::Cost), which may
-    /// be less than was taken, or more, into a debt of one burst at most. In place of
-    /// [`with_failures_refunded`](Self::with_failures_refunded).
+    /// be less than was taken, or more, into a debt of one burst at most.
+    ///
+    /// # Panics
+    ///
+    /// After [`with_failures_refunded`](Self::with_failures_refunded): a handler that fails says a
+    /// cost of 0.
     pub fn with_settled_cost(self) -> Self {
-        Self { afterwards: Afterwards::Settle, ..self }
+        self.with_afterwards(Afterwards::Settle)
     }
 
     /// Gives the units back when the inner service fails: with an error, a status of 500 or more, or
@@ -124,18 +128,31 @@ impl Policy {
     /// `UNAVAILABLE` or `DATA_LOSS`. A call that fails after it has begun to answer, in its trailers,
     /// is no failure here. A client that can make it fail at will is not limited then.
     ///
-    /// What time has given back by then is not given back again. In place of
-    /// [`with_settled_cost`](Self::with_settled_cost).
+    /// What time has given back by then is not given back again.
+    ///
+    /// # Panics
+    ///
+    /// After [`with_settled_cost`](Self::with_settled_cost): a handler that fails says a cost of 0.
     pub fn with_failures_refunded(self) -> Self {
-        Self { afterwards: Afterwards::RefundFailures, ..self }
+        self.with_afterwards(Afterwards::RefundFailures)
+    }
+
+    /// Both at once would correct what was taken twice.
+    fn with_afterwards(self, afterwards: Afterwards) -> Self {
+        assert!(
+            matches!(self.afterwards, Afterwards::Keep) || self.afterwards == afterwards,
+            "a policy settles its cost or refunds failures: choose with_settled_cost, and let the \
+             handler say a Cost of 0 where it fails",
+        );
+        Self { afterwards, ..self }
     }
 
     /// Gives a principal for which the closure finds one a quota of its own, from a claim or from
-    /// what the application has [loaded](crate::TokenVerifier::load). It gives no more at once, and
-    /// brings units back no faster, than `at_most`.
+    /// what the application has [loaded](crate::TokenVerifier::load).
     ///
-    /// Each different quota is counted by itself: a principal whose tokens name several has all of
-    /// them. Where whoever gets tokens can choose, find it by the principal, and not in the token.
+    /// Each different quota is counted by itself, and all of a principal together give no more at
+    /// once, and bring units back no faster, than `at_most`: whatever its tokens name, they are bounded.
+    /// Where nothing is found, the policy's own quota counts, beside these.
     pub fn with_override<F>(self, at_most: Quota, find: F) -> Self
     where
         F: Fn(&Principal) -> Option<Quota> + Send + Sync + 'static,
@@ -161,10 +178,15 @@ impl Policy {
         }
     }
 
-    /// What this caller has in its place.
-    pub(super) fn own_quota_of(&self, principal: Option<&Principal>) -> Option<Quota> {
+    /// What this caller has in its place, and the most that it has of all such quotas.
+    pub(super) fn own_quota_of(&self, principal: Option<&Principal>) -> Option<(Quota, Quota)> {
         let (own, principal) = self.own.as_ref().zip(principal)?;
-        Some((own.find)(principal)?.at_most(&own.at_most))
+        Some(((own.find)(principal)?.at_most(&own.at_most), own.at_most))
+    }
+
+    /// Whether callers may have quotas of their own.
+    pub(super) fn has_own_quotas(&self) -> bool {
+        self.own.is_some()
     }
 
     /// The quota of every caller at all times.

@@ -1,18 +1,22 @@
 //! Asking a store, at once where it can answer.
 
+use std::borrow::Cow;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use crate::clock::Clock;
-use crate::quota::Decisions;
+use crate::quota::{Decision, Decisions};
 use crate::store::{ErasedStore, StoreError, TakeRequest, Taking};
 
 /// What is asked about a request: all policies that can refuse it together, and each one in shadow
 /// by itself once those have let it through.
 pub(super) struct Question {
     pub(super) enforced: TakeRequest,
+    /// Which policies have one more take, after those of all, because their callers have quotas of
+    /// their own.
+    pub(super) with_own: Vec<usize>,
     pub(super) shadows: Vec<TakeRequest>,
 }
 
@@ -73,6 +77,16 @@ impl Question {
             }
             (self, answers)
         })
+    }
+
+    /// One decision on each policy that can refuse.
+    pub(super) fn on_each<'a>(&self, decisions: &'a Decisions) -> Cow<'a, [Decision]> {
+        let (policies, own) = decisions.split_at(decisions.len() - self.with_own.len());
+        let mut each = Cow::Borrowed(policies);
+        for (&at, &decision) in self.with_own.iter().zip(own) {
+            each.to_mut()[at] = policies[at].and(decision);
+        }
+        each
     }
 
     /// The next policy in shadow to ask, of a request that is let through.

@@ -10,12 +10,18 @@ use std::time::Duration;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use tower::Layer;
+use tower_gate::rate_limit::Policy;
 use tower_gate::store::memory::MemoryStore;
 use tower_gate::store::redis::RedisStore;
 use tower_gate::store::{RateLimitStore, Settlement, Take, TakeRequest};
-use tower_gate::{Clock, PartitionKey, Quota, SystemClock};
+use tower_gate::{
+    AuthenticateLayer, Clock, FixedVerifier, PartitionKey, Principal, Quota, RateLimitLayer,
+    SystemClock,
+};
 
 use crate::servers::redis::{Redis, RedisCluster};
+use crate::support::{Probe, send, with_token};
 use crate::{HOURLY, PATIENCE, ask, connect_to_cluster, in_short, patient, take};
 
 /// The servers that all tests share, whose keys differ.
@@ -62,6 +68,7 @@ contract! {
         units_that_are_given_back_can_be_taken_again
         what_is_not_owed_any_more_is_not_given_back
         what_was_taken_on_top_is_owed
+        the_own_quotas_of_one_principal_have_a_bound_together
     ]
     memory => MemoryStore::new();
     redis => patient(shared_redis()).await;
@@ -221,6 +228,32 @@ async fn what_was_taken_on_top_is_owed(name: &str, store: impl RateLimitStore) {
     // What is owed goes first.
     settle(&store, name, -7);
     wait_for_units(&store, take(name, HOURLY, 0), 2).await;
+}
+
+/// Ten tokens that name ten quotas had 945 units between them, where a hundred were the most.
+async fn the_own_quotas_of_one_principal_have_a_bound_together(
+    name: &str,
+    store: impl RateLimitStore,
+) {
+    let most = Quota::per_hour(1).with_burst(100);
+    let policy = Policy::new(name, Quota::per_hour(1))
+        .with_override(most, |principal| principal.get::<Quota>().copied());
+    let verifier = (90..=99).fold(FixedVerifier::new(), |verifier, burst| {
+        let quota = Quota::per_hour(1).with_burst(burst);
+        let ada = Principal::builder("https://issuer.example", "ada").value(quota).build();
+        verifier.with(&format!("token-{burst}"), ada).unwrap()
+    });
+    let limit = RateLimitLayer::of(store, [policy]).with_partition_secret([7; 16]);
+    let api = AuthenticateLayer::new(verifier).layer(limit.with_name(name).layer(Probe::default()));
+    let mut passed = Vec::new();
+    for burst in 90..=99 {
+        let token = with_token(&format!("token-{burst}"));
+        while send(&api, token.clone()).await.status == 200 {
+            passed.push(burst);
+        }
+    }
+    let of = |burst: u32| passed.iter().filter(|&&one| one == burst).count();
+    assert_eq!((of(90), of(91), passed.len()), (90, 10, 100), "RL-42");
 }
 
 fn settle(store: &impl RateLimitStore, name: &str, units: i64) {

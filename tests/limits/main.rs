@@ -5,6 +5,7 @@
 mod cluster;
 mod contract;
 mod flood;
+mod lateness;
 mod nodes;
 mod outage;
 mod processes;

@@ -19,6 +19,7 @@ use tower_gate::store::redis::RedisStore;
 use tower_gate::store::{FallbackStore, RateLimitStore};
 use tower_gate::{AuditEvent, AuditLayer, PeerAddr, Quota, RateLimitLayer};
 
+use crate::lateness::{Lateness, assert_in_time};
 use crate::outage::service;
 use crate::servers::redis::{Redis, RedisCluster};
 use crate::support::{Probe, TestBody, anonymous, send};
@@ -35,9 +36,8 @@ const SLOW: Quota = Quota::per_second(2).with_burst(20);
 const HOT: u8 = 1;
 const OTHERS: u8 = 40;
 
-/// How long a store waits for its server, and what a busy machine adds to it.
+/// How long a store waits for its server.
 const TIMEOUT: Duration = Duration::from_millis(100);
-const SLACK: Duration = Duration::from_millis(1900);
 
 /// For how long the server hangs: longer than any request may wait.
 const HANGS: Duration = Duration::from_millis(2500);
@@ -140,6 +140,7 @@ async fn serve(store: impl RateLimitStore, quota: Quota) {
         .layer(AuditLayer::new(|event: AuditEvent| println!("{}", Answer::of(&event))))
         .layer(RateLimitLayer::by_address(store, quota).with_partition_secret([7; 16]))
         .service(Probe::default());
+    let lateness = Lateness::start();
     let tasks = (0..8u8).map(|task| {
         let (service, is_over) = (service.clone(), is_over.clone());
         tokio::spawn(async move {
@@ -155,12 +156,14 @@ async fn serve(store: impl RateLimitStore, quota: Quota) {
     for task in tasks.collect::<Vec<_>>() {
         task.await.unwrap();
     }
+    println!("late {}", lateness.worst().as_micros());
 }
 
 struct Node {
     process: Child,
     answers: Arc<Mutex<Vec<Answer>>>,
-    reader: thread::JoinHandle<()>,
+    /// Answers how late its machine was.
+    reader: thread::JoinHandle<Duration>,
 }
 
 impl Node {
@@ -173,18 +176,28 @@ impl Node {
         let answers = Arc::<Mutex<Vec<_>>>::default();
         let seen = answers.clone();
         let reader = thread::spawn(move || {
+            let mut late = Duration::ZERO;
             for line in output.lines() {
-                seen.lock().unwrap().extend(Answer::parse(&line.unwrap()));
+                let line = line.unwrap();
+                seen.lock().unwrap().extend(Answer::parse(&line));
+                if let Some((_, micros)) = line.split_once("late ") {
+                    late = Duration::from_micros(micros.parse().unwrap());
+                }
             }
+            late
         });
         Self { process, answers, reader }
     }
 
-    fn stop(mut self) -> Vec<Answer> {
+    /// Its answers, none of which has taken longer than this.
+    fn stop(mut self, timeout: Duration) -> Vec<Answer> {
         drop(self.process.stdin.take());
-        self.reader.join().unwrap();
+        let late = self.reader.join().unwrap();
         assert!(self.process.wait().unwrap().success());
-        std::mem::take(&mut self.answers.lock().unwrap())
+        let answers = std::mem::take(&mut *self.answers.lock().unwrap());
+        let longest = answers.iter().map(|answer| answer.answered - answer.sent).max().unwrap();
+        assert_in_time(longest, timeout, late);
+        answers
     }
 }
 
@@ -263,10 +276,9 @@ fn nodes_whose_redis_hangs_and_dies_limit_by_themselves_and_together_again_when_
         !answer.is_fallback && answer.sent > killed && answer.is_admitted()
     });
     thread::sleep(Duration::from_secs(2));
-    let nodes: Vec<_> = nodes.into_iter().map(Node::stop).collect();
+    let nodes: Vec<_> = nodes.into_iter().map(|node| node.stop(TIMEOUT)).collect();
 
     let all = || nodes.iter().flatten();
-    let longest = all().map(|answer| answer.answered - answer.sent).max().unwrap();
     let errors = all().filter(|answer| answer.is_error()).count();
     let alone = |node: &Vec<Answer>| worst(node.iter().filter(|answer| answer.is_fallback), QUOTA);
     let alone: Vec<_> = nodes.iter().map(alone).collect();
@@ -280,13 +292,12 @@ fn nodes_whose_redis_hangs_and_dies_limit_by_themselves_and_together_again_when_
     let used = used_by_hot(all().filter(|answer| answer.sent > recovered));
     let exact = worst(all().filter(|answer| answer.sent > recovered), QUOTA);
     println!(
-        "{} answers, the slowest in {longest:?}, {errors} errors; at once at most {before} before, \
+        "{} answers, {errors} errors; at once at most {before} before, \
          {alone:?} by each node alone, {after} after, {exact} once all are back, where the hot \
          caller used {used:.2} of its rate",
         all().count(),
     );
     assert_eq!(errors, 0, "RL-70: no answer is lost with the server");
-    assert!(longest < TIMEOUT + SLACK, "RL-70: {longest:?}");
     assert!(before <= BURST, "RL-42: one bucket before, not {before}");
     assert!(after <= BURST, "RL-42: one bucket after, not {after}");
     assert!(exact <= BURST, "RL-42: exact again, not {exact}");
@@ -317,10 +328,9 @@ async fn a_failover_under_the_load_of_nodes_gives_a_burst_again_at_most() {
         answer.caller == HOT && !answer.is_error() && answer.sent > killed + KNOWN
     });
     thread::sleep(Duration::from_secs(2));
-    let nodes: Vec<_> = nodes.into_iter().map(Node::stop).collect();
+    let nodes: Vec<_> = nodes.into_iter().map(|node| node.stop(2 * TIMEOUT)).collect();
 
     let all = || nodes.iter().flatten();
-    let longest = all().map(|answer| answer.answered - answer.sent).max().unwrap();
     let errors = all().filter(|answer| answer.is_error()).count();
     let decided = |is_after| all().filter(move |answer| (answer.sent > killed) == is_after);
     let (before, after) = (worst(decided(false), SLOW), worst(decided(true), SLOW));
@@ -328,12 +338,11 @@ async fn a_failover_under_the_load_of_nodes_gives_a_burst_again_at_most() {
     let back = decided(true).filter(|answer| answer.caller == HOT && answer.is_admitted());
     let silent = back.map(|answer| answer.answered).min().unwrap() - killed;
     println!(
-        "{} answers, the slowest in {longest:?}, {errors} errors, {silent:?} until the hot caller was \
+        "{} answers, {errors} errors, {silent:?} until the hot caller was \
          let in again; at once at most {before} before, {after} after, {across} across the failover",
         all().count(),
     );
     assert!(all().all(|answer| !answer.is_fallback));
-    assert!(longest < 2 * TIMEOUT + SLACK, "RL-70: {longest:?}");
     assert!(before <= BURST, "RL-42: {before} before");
     assert!(after <= BURST, "RL-42, RL-67: {after} by the new master");
     assert!(across <= 2 * BURST, "RL-67: {across}: what a replica had not seen is a burst at most");

@@ -328,6 +328,36 @@ async fn what_all_callers_share_is_the_services_matter() {
 }
 
 #[tokio::test]
+async fn a_limit_in_shadow_writes_down_whom_it_would_refuse_and_refuses_nobody() {
+    let trail = Trail::default();
+    let handler =
+        service_fn(|_: Request<TestBody>| pending::<Result<Response<TestBody>, Infallible>>());
+    let limit = ConcurrencyLimitLayer::by_address(2).in_shadow();
+    let service = limit.layer(Probe::default());
+    let request = from(ONE, anonymous());
+    let audited = AuditLayer::new(trail.clone()).layer(service.clone());
+    let ask = async |would_limit: usize| {
+        let answer = send(&audited, request.clone()).await;
+        assert_eq!((answer.status.as_u16(), answer.header("ratelimit")), (200, ""));
+        let event = trail.events().pop().unwrap();
+        assert_eq!((event.policy, event.remaining), (None, None), "clients see nothing of it");
+        assert_eq!(event.would_limit, vec![Arc::from("address-concurrency"); would_limit]);
+    };
+    ask(0).await;
+    let mut running = occupy(&limit.layer(handler), &request, 3);
+    ask(1).await;
+    running.pop();
+    ask(1).await;
+    running.pop();
+    ask(0).await;
+
+    // Where it cannot count, it stays out of the way.
+    for limit in [limit.clone(), limit.with_tier("partner", Requirement::role("partner"), 1)] {
+        assert_eq!(send(&limit.layer(Probe::default()), anonymous()).await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn tiers_have_permits_of_their_own() {
     let limit = ConcurrencyLimitLayer::new(3)
         .with_unlimited("admin", Requirement::role("admin"))

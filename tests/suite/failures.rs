@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 use tower_gate::authenticate::Authenticate;
-use tower_gate::failure_limit::FailureLimit;
+use tower_gate::failure_limit::{Attempt, FailureLimit};
 use tower_gate::sink::NullSink;
 use tower_gate::verifier::{VerifyError, VerifyRequest};
 use tower_gate::{
@@ -433,6 +433,230 @@ async fn an_answer_that_takes_its_time_holds_up_nobody_behind_two_limits() {
         panic!("it waits for the answer to another");
     };
     assert_eq!(bad.unwrap().status(), 401, "both know that the first was let in");
+}
+
+/// Whom a handler has been asked for, which judges the secret in a body once it is open.
+#[derive(Clone)]
+struct Login(Arc<Asked>);
+
+impl Login {
+    fn shut() -> Self {
+        Self(Counting::shut().0)
+    }
+
+    async fn answer(self, request: Request<TestBody>) -> Result<Response<TestBody>, Infallible> {
+        self.0.asked.fetch_add(1, Ordering::SeqCst);
+        let mut response = Response::new(TestBody::default());
+        match request.uri().path() {
+            "/right" => {
+                Attempt::of(request.extensions()).unwrap().let_in();
+                pending().await
+            }
+            "/slow" => pending().await,
+            _ => self.0.open.as_ref().unwrap().acquire().await.unwrap().forget(),
+        }
+        *response.status_mut() = http::StatusCode::UNAUTHORIZED;
+        response.extensions_mut().insert(Rejection::new(RejectionKind::InvalidToken));
+        Ok(response)
+    }
+}
+
+fn at(path: &'static str, mut request: Request<TestBody>) -> Request<TestBody> {
+    *request.uri_mut() = http::Uri::from_static(path);
+    from(ATTACKER, request)
+}
+
+#[tokio::test]
+async fn an_application_says_which_requests_wait_for_each_other() {
+    let clock = ManualClock::default();
+    let logins = limit(2, &clock).with_attempts(|request| request.uri.path() == "/login");
+    let (public, login) = (at("/slow", with_token("x")), at("/login", anonymous()));
+    for (limit, request, at_once) in [
+        (limit(2, &clock), &public, 2),
+        (limit(2, &clock), &login, 10),
+        (logins.clone(), &public, 10),
+        (logins, &login, 2),
+    ] {
+        let handler = Login::shut();
+        let asked = handler.clone();
+        let service = limit.layer(service_fn(move |request| handler.clone().answer(request)));
+        let mut running: Vec<_> =
+            (0..10).map(|_| Box::pin(service.clone().oneshot(request.clone()))).collect();
+        for answer in &mut running {
+            assert!(poll(answer.as_mut()).is_pending());
+        }
+        let asked = asked.0.asked.load(Ordering::SeqCst);
+        assert_eq!(asked, at_once, "attack 46: {}", request.uri());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn secrets_in_a_body_that_come_all_at_once_do_not_slip_past_the_count() {
+    let handler = Login::shut();
+    let asked = handler.clone();
+    let service = limit(10, &ManualClock::default())
+        .with_attempts(|request| request.uri.path() == "/login")
+        .layer(service_fn(move |request| handler.clone().answer(request)));
+    let mut tasks = JoinSet::new();
+    for _ in 0..300 {
+        let service = service.clone();
+        tasks.spawn(async move { send(&service, at("/login", anonymous())).await.status.as_u16() });
+    }
+    while asked.0.asked.load(Ordering::SeqCst) < 10 {
+        tokio::task::yield_now().await;
+    }
+    asked.0.open.as_ref().unwrap().add_permits(300);
+    let statuses = tasks.join_all().await;
+    let count = |status| statuses.iter().filter(|found| **found == status).count();
+    assert_eq!((count(401), count(429)), (10, 290), "attack 46");
+    assert_eq!(asked.0.asked.load(Ordering::SeqCst), 10, "attack 46");
+}
+
+#[tokio::test]
+async fn a_handler_that_lets_a_caller_in_holds_up_nobody() {
+    let clock = ManualClock::default();
+    let limit = || limit(1, &clock).with_attempts(|_| true);
+    for (path, at_once) in [("/right", 3), ("/slow", 1)] {
+        let handler = Login::shut();
+        let asked = handler.clone();
+        let service = service_fn(move |request| handler.clone().answer(request));
+        let service = limit().layer(limit().layer(service));
+        let mut running: Vec<_> =
+            (0..3).map(|_| Box::pin(service.clone().oneshot(at(path, anonymous())))).collect();
+        for answer in &mut running {
+            assert!(poll(answer.as_mut()).is_pending());
+        }
+        assert_eq!(asked.0.asked.load(Ordering::SeqCst), at_once, "attack 46: {path}");
+    }
+}
+
+#[tokio::test]
+async fn who_operates_the_api_sees_bans_and_lifts_them() {
+    let (clock, verifier) = (ManualClock::default(), Counting::at_once());
+    let layer = limit(2, &clock).with_escalation(4 * BAN);
+    let (service, bans) = (gate(&layer, &verifier), layer.clone().bans());
+    let ip = |address: &str| -> IpAddr { address.parse().unwrap() };
+    let left = |address| bans.left(ip(address));
+    let ban = async |address, length: Duration| {
+        for _ in 0..2 {
+            assert_eq!(bans.left(ip(address)), None);
+            assert_eq!(status(&service, address, "bad").await, 401);
+        }
+        assert_eq!(bans.left(ip(address)), Some(length));
+    };
+    assert_eq!(bans.count(), 0);
+    ban(ATTACKER, BAN).await;
+    ban("2001:db8:1:2::1", BAN).await;
+    clock.advance(SECOND);
+    for (address, expected) in [
+        (ATTACKER, Some(BAN - SECOND)),
+        ("::ffff:198.51.100.6", Some(BAN - SECOND)),
+        ("2001:db8:1:2:3::", Some(BAN - SECOND)),
+        ("2001:db8:1:3::1", None),
+        (OTHER, None),
+    ] {
+        assert_eq!(left(address), expected, "CLIENTIP-32, 40: {address}");
+    }
+    assert_eq!(bans.count(), 2);
+    assert!(bans.lift(ip(ATTACKER)) && !bans.lift(ip(ATTACKER)) && !bans.lift(ip(OTHER)));
+    assert_eq!((bans.count(), left(ATTACKER)), (1, None));
+    assert_eq!(status(&service, ATTACKER, "good").await, 200);
+    assert_eq!(status(&service, "2001:db8:1:2::1", "good").await, 429, "nobody else's");
+    ban(ATTACKER, BAN).await;
+    clock.advance(BAN);
+    assert_eq!((bans.count(), left(ATTACKER)), (0, None), "they have ended");
+    ban(ATTACKER, 2 * BAN).await;
+    assert!(bans.lift(ip(ATTACKER)));
+    assert_eq!(status(&service, ATTACKER, "bad").await, 401);
+    assert!(!bans.lift(ip(ATTACKER)), "a failure is forgotten, too");
+    ban(ATTACKER, BAN).await;
+
+    let layer = by_client(1, &clock);
+    let (service, bans) = (gate(&layer, &verifier), layer.bans());
+    assert_eq!(send(&service, from(ATTACKER, claiming("shop", "bad"))).await.status, 401);
+    assert_eq!((bans.count(), bans.left(ip(ATTACKER))), (1, None));
+    let [shop, till] = ["shop", "till"].map(|client| bans.of_client(client));
+    assert_eq!((shop.left(ip(ATTACKER)), till.left(ip(ATTACKER))), (Some(BAN), None));
+    assert!(!till.lift(ip(ATTACKER)) && !shop.lift(ip(OTHER)) && shop.lift(ip(ATTACKER)));
+    assert_eq!(send(&service, from(ATTACKER, claiming("shop", "good"))).await.status, 200);
+}
+
+/// Whether somebody was told to go on.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_goes_on_when_failures_are_forgotten() {
+    let verifier = Counting::shut();
+    let layer = limit(2, &ManualClock::default());
+    let service = gate(&layer, &verifier);
+    verifier.answer(1);
+    assert_eq!(status(&service, ATTACKER, "bad").await, 401);
+    let ask = || Box::pin(service.clone().oneshot(from(ATTACKER, with_token("good"))));
+    let mut waiting = [ask(), ask()];
+    let woken = Arc::new(Woken::default());
+    for answer in &mut waiting {
+        let waker = Waker::from(woken.clone());
+        assert!(answer.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    }
+    assert_eq!(verifier.asked(), 2, "one failure more brings a ban");
+    assert!(!woken.0.load(Ordering::SeqCst));
+    assert!(!layer.bans().lift(ATTACKER.parse().unwrap()));
+    assert!(woken.0.load(Ordering::SeqCst), "the one that waits");
+    assert!(poll(waiting[1].as_mut()).is_pending());
+    assert_eq!(verifier.asked(), 3);
+    verifier.answer(2);
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_counts_and_writes_down_and_neither_refuses_nor_holds_up_anybody() {
+    let (clock, trail, recording) = (ManualClock::default(), Trail::default(), Recording::start());
+    let limit = limit(2, &clock).in_shadow();
+    let audited = AuditLayer::new(trail.clone());
+    let service = audited.layer(gate(&limit, &Counting::at_once()));
+    let bans = limit.bans();
+    let ask = async |token: &str, expected: u16, would_limit: usize| {
+        let answer = send(&service, from(ATTACKER, with_token(token))).await;
+        assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (expected, ""));
+        let event = trail.events().pop().unwrap();
+        assert_eq!((event.policy, event.remaining), (None, None), "clients see nothing of it");
+        assert_eq!(event.would_limit, vec![Arc::from("failures"); would_limit], "{token}");
+    };
+    ask("good", 200, 0).await;
+    ask("bad", 401, 0).await;
+    ask("bad", 401, 0).await;
+    assert_eq!(bans.left(ATTACKER.parse().unwrap()), Some(BAN));
+    ask("good", 200, 1).await;
+    ask("bad", 401, 1).await;
+    clock.advance(BAN);
+    ask("bad", 401, 0).await;
+    assert_eq!(bans.count(), 0, "one failure since the ban, and none during it");
+    assert!(!recording.text().contains("an address is banned"), "{}", recording.text());
+
+    let verifier = Counting::shut();
+    let service = gate(&limit, &verifier);
+    let mut running: Vec<_> = (0..5)
+        .map(|_| Box::pin(service.clone().oneshot(from(OTHER, with_token("good")))))
+        .collect();
+    for answer in &mut running {
+        assert!(poll(answer.as_mut()).is_pending());
+    }
+    assert_eq!(verifier.asked(), 5, "nobody waits");
+
+    // Where it cannot count, it stays out of the way.
+    let service = gate(&limit, &Counting::at_once());
+    assert_eq!(send(&service, with_token("good")).await.status, 200, "without an address");
+    let inside = AuthenticateLayer::new(Counting::at_once()).layer(limit.layer(Probe::default()));
+    assert_eq!(send(&inside, from(OTHER, with_token("good"))).await.status, 200);
 }
 
 /// Says whom it comes from, which nobody has verified.

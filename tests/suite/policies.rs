@@ -431,6 +431,63 @@ async fn a_smaller_quota_of_its_own_gives_nothing_of_a_greater_one_back() {
     assert_eq!(passes(&large, &with_token("ben")).await, 15, "RL-42: 900 an hour");
 }
 
+/// A quota of the token's is counted by itself, within what the principal has in all.
+#[tokio::test]
+async fn quotas_of_several_tokens_are_counted_together_up_to_a_bound() {
+    let clock = ManualClock::default();
+    let most = Quota::per_minute(6);
+    let policy = |name| {
+        Policy::new(name, Quota::per_minute(2))
+            .with_override(most, |principal| principal.get::<Quota>().copied())
+    };
+    let verifier = [("small", "ada", 4), ("large", "ada", 5), ("other", "ben", 5)].into_iter();
+    let verifier = verifier.fold(FixedVerifier::new(), |verifier, (token, subject, units)| {
+        let principal = Principal::builder("https://issuer.example", subject);
+        verifier.with(token, principal.value(Quota::per_minute(units)).build()).unwrap()
+    });
+    let authenticate = AuthenticateLayer::new(verifier);
+    let api = |policies: Vec<Policy>, status, units| {
+        let limit = layer(&clock, policies);
+        let handler = service_fn(move |request: Request<TestBody>| async move {
+            Cost::of(request.extensions()).inspect(|cost| cost.set(units));
+            let response = Response::builder().status(status).body(TestBody::default());
+            Ok::<_, Infallible>(response.unwrap())
+        });
+        BoxCloneSyncService::new(authenticate.layer(limit.layer(handler)))
+    };
+    let good = api(vec![Policy::new("day", Quota::per_hour(24)), policy("x")], 200, 1);
+    assert_eq!(passes(&good, &with_token("small")).await, 4, "by itself");
+    assert_eq!(passes(&good, &with_token("large")).await, 2, "within the bound");
+    let answer = send(&good, with_token("large")).await;
+    assert_eq!(answer.status, 429);
+    assert_eq!(answer.header("ratelimit-policy"), "\"day\";q=24;w=3600, \"x\";q=5;w=60");
+    assert_eq!(answer.header("ratelimit"), "\"day\";r=18;t=150, \"x\";r=0;t=10", "RL-2");
+    assert_eq!(answer.header("retry-after"), "10", "RL-5: of the bound");
+    assert_eq!(violated(&answer), ["x"], "RL-9");
+    assert_eq!(passes(&good, &with_token("other")).await, 5, "of one principal, and not of all");
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(passes(&good, &with_token("large")).await, 1, "at the rate of the bound");
+
+    let trail = Trail::default();
+    let shadow = api(vec![policy("y").in_shadow()], 200, 1);
+    let shadow = AuditLayer::new(trail.clone()).layer(shadow);
+    for token in ["small", "small", "small", "small", "large", "large", "large"] {
+        assert_eq!(send(&shadow, with_token(token)).await.status, 200);
+    }
+    let events = trail.events();
+    let would_limit: Vec<_> = events.iter().map(|event| event.would_limit.len()).collect();
+    assert_eq!(would_limit, [0, 0, 0, 0, 0, 0, 1]);
+    let refunding = api(vec![policy("z").with_failures_refunded()], 500, 1);
+    for _ in 0..3 {
+        for token in ["small", "small", "small", "large", "large", "large"] {
+            assert_eq!(send(&refunding, with_token(token)).await.status, 500, "both give back");
+        }
+    }
+    let settling = api(vec![policy("settled").with_settled_cost()], 200, 2);
+    assert_eq!(passes(&settling, &with_token("small")).await, 2, "two units each");
+    assert_eq!(passes(&settling, &with_token("large")).await, 1, "of both");
+}
+
 /// The units of a quota of its own were those of every limit that gave the principal the same one.
 #[tokio::test]
 async fn the_same_quota_of_its_own_in_two_limits_is_two() {
@@ -1056,6 +1113,23 @@ fn policies_that_would_share_their_units_stop_the_program_as_it_starts() {
     for (why, build) in builds {
         assert!(catch_unwind(AssertUnwindSafe(build)).is_err(), "{why}");
     }
+}
+
+/// The last one was the only one, and nobody was told.
+#[test]
+fn what_becomes_of_units_afterwards_is_said_once() {
+    let policy = || Policy::new("a", Quota::per_minute(1));
+    let builds: [(&str, &dyn Fn() -> Policy); 2] = [
+        ("settled first", &|| policy().with_settled_cost().with_failures_refunded()),
+        ("refunded first", &|| policy().with_failures_refunded().with_settled_cost()),
+    ];
+    for (why, build) in builds {
+        let panic = catch_unwind(AssertUnwindSafe(build)).expect_err(why);
+        let message = panic.downcast_ref::<&str>().unwrap();
+        assert!(message.contains("let the handler say a Cost of 0 where it fails"), "{message}");
+    }
+    let _ = policy().with_settled_cost().with_settled_cost();
+    let _ = policy().with_failures_refunded().with_failures_refunded();
 }
 
 #[tokio::test]

@@ -3,12 +3,12 @@ use std::time::Duration;
 
 use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
+use smallvec::SmallVec;
 
 use crate::partition::PartitionKey;
 use crate::prehashed::BuildPrehashed;
-use crate::quota::{Decisions, Quota};
+use crate::quota::{Decision, Decisions, INLINE, Quota, Take, Usage};
 use crate::store::TakeRequest;
-use crate::store::redis::script::Owed;
 
 /// What keys owed when the server refused a request for them, so that whoever is limited and comes
 /// again costs no round trip.
@@ -40,16 +40,34 @@ impl Known {
         Self(Arc::new(Cache::with(KEYS, KEYS as u64, UnitWeighter, hasher, lifecycle)))
     }
 
-    /// The decisions on these takes, where they are known to be limited.
+    /// The decisions on these takes, where one of them is known to be limited: nothing is taken then,
+    /// whatever the others owe.
     pub(super) fn decide(&self, request: &TakeRequest) -> Option<Decisions> {
-        let owed = request.takes().iter().map(|take| {
-            let debt = self.0.get(&take.key).filter(|debt| debt.quota == take.quota)?;
-            let elapsed = request.now.checked_sub(debt.asked).filter(|&time| time < AT_MOST)?;
-            let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
-            Some(debt.owed.saturating_sub(elapsed))
-        });
-        let mut owed: Owed = owed.collect::<Option<_>>()?;
-        Some(request.decide(&mut owed, 0)).filter(|decisions| !decisions.are_allowed())
+        let takes = request.takes();
+        let owed: SmallVec<[Option<u64>; INLINE]> =
+            takes.iter().map(|take| self.owed(take, request.now)).collect();
+        let mut tats: SmallVec<[u64; INLINE]> =
+            owed.iter().map(|owed| owed.unwrap_or_default()).collect();
+        let decisions = request.decide(&mut tats, 0);
+        if decisions.are_allowed() {
+            return None;
+        }
+        let each = owed.iter().zip(&*decisions);
+        each.map(|(owed, decision)| match (owed, decision) {
+            (Some(_), _) => Some(*decision),
+            (None, Decision::Allowed(_)) => Some(Decision::Allowed(Usage::UNKNOWN)),
+            // It costs too much whatever is owed, and the server says how it stands.
+            (None, Decision::Limited { .. }) => None,
+        })
+        .collect()
+    }
+
+    /// What a take's key owes, where that is known.
+    fn owed(&self, take: &Take, now: Duration) -> Option<u64> {
+        let debt = self.0.get(&take.key).filter(|debt| debt.quota == take.quota)?;
+        let elapsed = now.checked_sub(debt.asked).filter(|&time| time < AT_MOST)?;
+        let elapsed = u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX);
+        Some(debt.owed.saturating_sub(elapsed))
     }
 
     /// Remembers what the keys of a refused request owe.

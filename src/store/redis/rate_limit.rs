@@ -35,8 +35,10 @@ use crate::store::{RateLimitStore, Settlement, StoreError, TakeRequest};
 /// # How it decides
 ///
 /// One script decides on all quotas of a request in one round trip, by the server's clock, in whole
-/// microseconds: an interval is rounded up to one. Whoever is limited and comes again is answered
-/// without a round trip until the units may be back, and for a second at most.
+/// microseconds: an interval is rounded up to one. What is limited and comes again is answered
+/// without a round trip until the units may be back, and for a second at most: a caller, and everybody
+/// while a quota is used up that all share. Such an answer shows only the quotas that are known to
+/// this node.
 ///
 /// On a **cluster**, all quotas of one partition, such as those of a caller for a minute and for a
 /// day, lie on one node and are decided together; callers are shared out over the nodes. A request
