@@ -74,7 +74,8 @@ impl JwksBuilder {
     }
 
     /// The shortest time between two fetches for keys that tokens name and nobody knows. Default:
-    /// 30 seconds. A name that such a fetch did not find is not fetched for in that time, when it
+    /// 30 seconds. Tokens that name one meanwhile are answered 503, with the rest of that time in
+    /// `Retry-After`. A name that such a fetch did not find is not fetched for in that time, when it
     /// happens again in twice that, and from then on in four times that.
     pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
         self.times.cooldown = cooldown;

@@ -48,8 +48,8 @@
 //! | time passes | the document is fetched again ahead of its end: `Cache-Control: max-age` less `Age`, at least one minute and at most ten | 10 minutes |
 //! | a token names an unknown key | one fetch for all who wait; the token is then checked again | the fetch |
 //! | … and the issuer is slow | at most 16 384 requests wait, for at most 256 names of keys, each as long as one address may take; whatever is more gets 503 with `Retry-After` at once, never 401 | 5 seconds |
-//! | … less than 30 seconds after such a fetch | the token is refused, and a fetch follows as soon as they are over | 30 seconds |
-//! | … which that fetch has not found | nothing, for 30 seconds, then 60, then always 120 | 2 minutes |
+//! | … less than 30 seconds after such a fetch | 503 with `Retry-After`, never 401: nobody has looked for the key yet. A fetch follows as soon as they are over | 30 seconds |
+//! | … which that fetch has not found | 401, and no fetch, for 30 seconds, then 60, then always 120 | 2 minutes |
 //! | a signature is not that of its key, or of another algorithm, and the key may have been replaced under its name | the token is refused, and a fetch follows, a minute after the last one at the earliest | 1 minute |
 //! | the document moves, and discovery says so | it is asked again every ten minutes | 20 minutes |
 //! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
@@ -58,8 +58,9 @@
 //! | … and the first fetch is under way | at most 256 requests wait for it, each as long as one address may take | 5 seconds |
 //!
 //! So unknown key names cause two fetches a minute beside the regular ones, whoever sends them and
-//! however many. Random ones keep a real key out for no longer than 30 seconds; one who guesses the
-//! name of a key before the issuer publishes it, for no longer than two minutes.
+//! however many. Random ones make the tokens of a new key wait for no longer than 30 seconds, and never
+//! read 401; one who guesses the name of a key before the issuer publishes it keeps it out for no
+//! longer than two minutes.
 //!
 //! # Security
 //!

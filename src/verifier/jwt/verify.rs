@@ -64,9 +64,15 @@ impl JwtVerifier {
 impl TokenVerifier for JwtVerifier {
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         let keys = self.keys.keys()?;
-        match self.policy.check(request.token.as_str(), &keys, request.now) {
-            Err(Failure::UnknownKey { kid, .. }) if self.keys.may_bring(&kid) => None,
-            answer => Some(final_answer(&*self.keys, answer)),
+        let answer = self.policy.check(request.token.as_str(), &keys, request.now);
+        let may_change = match &answer {
+            Err(Failure::UnknownKey { kid, .. }) => self.keys.may_bring(kid),
+            _ => Ok(false),
+        };
+        match may_change {
+            Ok(true) => None,
+            Ok(false) => Some(final_answer(&*self.keys, answer)),
+            Err(error) => Some(Err(error)),
         }
     }
 
@@ -93,7 +99,7 @@ async fn with_keys<T>(
     let kid = match source.keys() {
         None => None,
         Some(keys) => match check(&keys) {
-            Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid) => Some(kid),
+            Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid)? => Some(kid),
             answer => return final_answer(source, answer),
         },
     };
