@@ -1,6 +1,6 @@
 //! Signed JSON Web Tokens as access tokens (RFC 9068, RFC 8725).
 //!
-//! A [`JwtVerifier`] accepts a token when a key that it was given signed it with that key's one
+//! A [`JwtVerifier`] accepts a token when a key that it was given signed it with that key's own
 //! algorithm, the issuer is byte for byte the configured one, the audience is one of the configured
 //! ones, its type is `at+jwt`, and its times are right. Whatever else a token says about keys
 //! (`jwk`, `jku`, `x5u`, `x5c`) is never looked at.

@@ -272,7 +272,7 @@ fn check_signature<'k>(
         });
     }
     let signed = parts.signed.as_bytes();
-    let key = tries.find(|key| key.key.verify(signed, &signature));
+    let key = tries.find(|key| key.verify(algorithm, signed, &signature));
     let kind = VerifyErrorKind::BadSignature;
     key.ok_or_else(|| match header.kid().filter(|kid| !keys.names(kid)) {
         // Only keys without a name were tried, and there may be one of this name by now.
