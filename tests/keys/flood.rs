@@ -81,7 +81,7 @@ async fn a_flood_of_random_key_names_does_not_fill_the_log() {
         for n in 0..1_000 {
             gate.get(&stray(n)).await;
         }
-        assert_eq!(log.lines().len(), lines, "attack 18: {:?}", log.lines());
+        assert_eq!(log.lines().len(), lines, "attack 18");
         gate.clock.advance(Duration::from_secs(10));
     }
 }

@@ -102,8 +102,9 @@ impl JwksBuilder {
         }
         let runtime = Handle::try_current().map_err(|_| InvalidJwks::NoRuntime)?;
         let shared = Arc::new(Shared::new(self.times));
+        let issuer = self.location.issuer().map(Arc::from);
         let task = runtime.spawn(keep_fresh(shared.clone(), self.location, self.fetch));
-        Ok(Jwks { shared, _task: Arc::new(Task(task.abort_handle())) })
+        Ok(Jwks { shared, issuer, _task: Arc::new(Task(task.abort_handle())) })
     }
 }
 

@@ -98,6 +98,8 @@ pub use self::builder::{InvalidJwks, JwksBuilder};
 #[derive(Clone)]
 pub struct Jwks {
     shared: Arc<Shared>,
+    /// Whose they are, where they were discovered.
+    issuer: Option<Arc<str>>,
     /// Held, never read: with the last holder it ends.
     _task: Arc<Task>,
 }
@@ -112,7 +114,7 @@ impl Drop for Task {
 }
 
 impl Jwks {
-    /// Keys from the document at this address.
+    /// Keys from the document at this address, for a verifier of any issuer.
     ///
     /// # Errors
     ///
@@ -133,6 +135,10 @@ impl Jwks {
     }
 
     /// Keys of this issuer, wherever the metadata at this address says.
+    ///
+    /// The metadata that Entra ID has for all tenants names
+    /// `https://login.microsoftonline.com/{tenantid}/v2.0`: give it as the issuer so, and the tenant's
+    /// own to the verifier.
     ///
     /// # Errors
     ///

@@ -429,6 +429,10 @@ impl KeySource for Jwks {
     fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::SeqCst)
     }
+
+    fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
 }
 
 #[cfg(test)]

@@ -80,6 +80,6 @@ pub use self::verify::JwtVerifier;
 pub(crate) use self::source::{KeySource, NewerKeys};
 #[cfg(feature = "introspection")]
 pub(crate) use self::{
-    builder::{MAX_LEEWAY, check_names, to_path},
+    builder::{MAX_LEEWAY, check_issuer, check_names, to_path},
     verify::open,
 };

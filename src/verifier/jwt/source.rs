@@ -23,6 +23,11 @@ pub(crate) trait KeySource: Send + Sync {
 
     /// Grows when a key is gone.
     fn generation(&self) -> u64;
+
+    /// The issuer whose metadata led to the keys, where that is how they were found.
+    fn issuer(&self) -> Option<&str> {
+        None
+    }
 }
 
 pub(crate) type NewerKeys<'a> =
