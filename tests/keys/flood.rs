@@ -365,6 +365,22 @@ async fn an_answer_that_is_older_than_the_token_is_not_the_last_word() {
     assert_eq!(issuer.fetches(), 3, "JWT-72");
 }
 
+/// Nor is it where it brings the first keys.
+#[tokio::test(start_paused = true)]
+async fn first_keys_that_are_older_than_the_token_are_not_the_last_word() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let issuer = MemoryIssuer::new(&jwks(&[&old]));
+    let held = issuer.hold();
+    let keys = issuer.jwks().start().unwrap();
+    let gate = Gate::new(verifier(NAME, &keys));
+    let asked = tokio::spawn(timed(gate, new.token(&claims(NAME, "user-1"))));
+    settled().await;
+    issuer.publish(&jwks(&[&old, &new]));
+    held.add_permits(2);
+    assert_eq!(asked.await.unwrap().0.text, "200 user-1", "JWT-70");
+    assert_eq!(issuer.fetches(), 2, "JWT-72");
+}
+
 #[tokio::test(start_paused = true)]
 async fn while_the_issuer_is_down_an_unknown_key_is_no_bad_token() {
     let (new, signer) = (Signer::new("new"), Signer::new("a"));

@@ -90,21 +90,23 @@ impl TokenVerifier for JwtVerifier {
     }
 }
 
-/// Checks with the keys at hand and, where newer ones may have the one that is named, once more with
-/// those.
+/// Checks with the keys at hand, or the first that come, and, where newer ones may have the one that
+/// is named, once more with those.
 async fn with_keys<T>(
     source: &dyn KeySource,
     check: impl Fn(&KeySet) -> Result<T, Failure>,
 ) -> Result<T, VerifyError> {
-    let kid = match source.keys() {
-        None => None,
-        Some(keys) => match check(&keys) {
-            Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid)? => Some(kid),
-            answer => return final_answer(source, answer),
-        },
+    let keys = match source.keys() {
+        Some(keys) => keys,
+        None => source.newer(None).await?,
     };
-    let keys = source.newer(kid.as_deref()).await?;
-    final_answer(source, check(&keys))
+    let answer = match check(&keys) {
+        Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid)? => {
+            check(&*source.newer(Some(&kid)).await?)
+        }
+        answer => answer,
+    };
+    final_answer(source, answer)
 }
 
 fn final_answer<T>(source: &dyn KeySource, answer: Result<T, Failure>) -> Result<T, VerifyError> {
