@@ -113,6 +113,7 @@ mod requirement;
 #[cfg(feature = "revocation")]
 mod revocation;
 mod scope;
+mod seldom;
 mod sharded;
 mod token;
 

@@ -73,7 +73,7 @@ pub(crate) fn banned(policy: &str, length: Duration) {
 
 /// What a verifier says of a token that it does not accept.
 pub(crate) fn not_verified(error: &dyn Error) {
-    debug!(%error, cause = error.source().map(field::display), "token not verified");
+    debug!(%error, cause = causes(error), "token not verified");
 }
 
 /// A verifier or a store cannot answer.

@@ -20,6 +20,7 @@ const RANKS: [&[&str]; 5] = [
         "requirement",
         "revocation",
         "scope",
+        "seldom",
         "sharded",
         "token",
     ],

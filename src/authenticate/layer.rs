@@ -8,6 +8,7 @@ use crate::authenticate::Authenticate;
 use crate::authenticate::scrub::Scrub;
 use crate::clock::{Clock, SystemClock};
 use crate::rejection::{Challenge, RefusalStyle, Responder};
+use crate::seldom::Seldom;
 use crate::verifier::{ErasedVerifier, TokenVerifier};
 
 /// Layer that applies [`Authenticate`]; see the [module](crate::authenticate).
@@ -28,6 +29,7 @@ pub(super) struct Config {
     pub(super) max_token_bytes: usize,
     pub(super) optional: bool,
     pub(super) strip_token: bool,
+    pub(super) says_unavailable: Arc<Seldom>,
 }
 
 impl AuthenticateLayer {
@@ -42,6 +44,7 @@ impl AuthenticateLayer {
                 max_token_bytes: 8 * 1024,
                 optional: false,
                 strip_token: false,
+                says_unavailable: Arc::default(),
             }),
         }
     }

@@ -152,7 +152,9 @@ impl Config {
         error: VerifyError,
         request: &Request<B>,
     ) -> Box<Response<Bytes>> {
-        if error.kind() == VerifyErrorKind::Unavailable {
+        // Strangers can bring it about, with names of keys that nobody has.
+        let is_outage = error.kind() == VerifyErrorKind::Unavailable;
+        if is_outage && self.says_unavailable.is_due(self.clock.monotonic()) {
             trace::unavailable(&error);
         } else {
             trace::not_verified(&error);

@@ -18,9 +18,9 @@ use crate::quota::{Decision, Decisions, Take};
 use crate::rate_limit::cost::{Cost, Taken};
 use crate::rate_limit::policy::{Afterwards, Policy};
 use crate::rate_limit::question::{Answers, Question};
-use crate::rate_limit::seldom::Seldom;
 use crate::rejection::{RefusalStyle, Rejection, RequestHead, has_failed};
 use crate::requirement::Requirement;
+use crate::seldom::Seldom;
 use crate::store::{ErasedStore, StoreError, TakeRequest};
 use crate::trace;
 

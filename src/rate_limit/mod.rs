@@ -89,7 +89,6 @@ mod future;
 mod layer;
 mod policy;
 mod question;
-mod seldom;
 mod service;
 
 pub use self::cost::Cost;

@@ -26,6 +26,10 @@ use crate::verifier::{TokenVerifier, VerifyError, VerifyRequest};
 ///
 /// Only accepted tokens are remembered. A flood of bad ones evicts nothing.
 ///
+/// Nobody waits for the verification of another: requests that come at once with a token that is not
+/// remembered verify it each by itself. The verifiers here that ask elsewhere ask once for all of them,
+/// or within bounds of their own; what [`TokenVerifier::load`] asks is the application's to bound.
+///
 /// ```
 /// use std::time::Duration;
 /// use tower_gate::verifier::{CachedVerifier, VerifiedTokens};

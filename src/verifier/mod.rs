@@ -119,7 +119,9 @@ pub trait TokenVerifier: Send + Sync + 'static {
     /// [`Principal::get`]. An error refuses the token, or says that nobody knows.
     ///
     /// It is loaded for every verification; put a [`CachedVerifier`] around it, so that it is
-    /// loaded once and kept as long as the token is remembered.
+    /// loaded once and kept as long as the token is remembered. Requests that come at once with a
+    /// token that is not remembered yet load each by itself: where a burst of those, once a minute, is
+    /// too much for what is asked, let `load` ask through something that asks once for all who wait.
     ///
     /// ```
     /// use tower_gate::verifier::{CachedVerifier, VerifyError, VerifyErrorKind};

@@ -382,6 +382,44 @@ fn a_jwk_without_an_algorithm_is_bound_to_the_usual_one() {
     assert_not_for_verifying(from_jwk(&secret), "JWT-12: a secret without `alg`");
 }
 
+/// The kind of an EC or an OKP key leaves no choice; that of an RSA key leaves six.
+#[test]
+fn an_rsa_key_of_a_set_that_names_no_algorithm_is_for_all_of_its_kind() {
+    use Algorithm::*;
+    let rsa = [RS256, RS384, RS512, PS256, PS384, PS512];
+    let signer = Signer::new(RS256);
+    let bare = || KeySet::from_jwks(&jwks([&signer.bare_jwk()])).unwrap();
+    assert_eq!(bare().len(), 1, "JWT-52: it is one key");
+    let gate = Gate::new(verifier().with_keys(bare()));
+    let named: Vec<_> = rsa
+        .iter()
+        .map(|algorithm| signer.bare_jwk().text("alg", algorithm.as_str()))
+        .map(|jwk| KeySet::from_jwks(&jwks([&jwk])).unwrap())
+        .collect();
+    for (algorithm, named) in rsa.into_iter().zip(&named) {
+        gate.accepts(&Signer::new(algorithm).good(), &format!("JWT-52: {algorithm}"));
+        let forged = Signer::other(algorithm).good();
+        gate.refuses(&forged, VerifyErrorKind::BadSignature, &format!("JWT-52: {algorithm}"));
+        // What is remembered of the one may be nothing to the other.
+        assert!(named.is_part_of(&bare()), "attack 23: {algorithm}");
+        assert!(!bare().is_part_of(named), "attack 23: {algorithm}");
+    }
+    assert!(bare().is_part_of(&bare()));
+    for algorithm in [HS256, ES256, EdDSA] {
+        let token = Signer::new(algorithm).good();
+        gate.refuses(&token, VerifyErrorKind::UnsupportedAlgorithm, "JWT-12, attack 2");
+    }
+    let named = Gate::new(verifier().with_keys(named.into_iter().next().unwrap()));
+    for algorithm in &rsa[1..] {
+        let token = Signer::new(*algorithm).good();
+        named.refuses(&token, VerifyErrorKind::UnsupportedAlgorithm, "JWT-52: it names its own");
+    }
+    let single = Gate::of(from_jwk(&signer.bare_jwk()).unwrap());
+    single.accepts(&signer.good(), "JWT-12");
+    let token = Signer::new(PS256).good();
+    single.refuses(&token, VerifyErrorKind::UnsupportedAlgorithm, "JWT-12: a key that is given");
+}
+
 #[test]
 fn a_private_jwk_is_refused() {
     for signer in [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA].map(Signer::new) {

@@ -10,9 +10,11 @@ use http::Response;
 use serde_json::json;
 use tokio::time::sleep;
 use tower_gate::fetch::{Fetch, FetchRequest, ReqwestFetch};
+use tower_gate::verifier::introspection::{IntrospectionVerifier, InvalidIntrospection};
 use tower_gate::verifier::jwks::{InvalidJwks, Jwks, JwksBuilder};
+use tower_gate::verifier::jwt::{InvalidConfig, JwtVerifier, preset};
 
-use crate::gate::{Gate, claims, verifier};
+use crate::gate::{AUDIENCE, Gate, claims, verifier};
 use crate::issuer::{Issuer, JWKS, Reply};
 use crate::memory::{MemoryIssuer, NAME};
 use crate::signer::{Signer, jwks};
@@ -186,6 +188,58 @@ fn what_cannot_work_is_refused_before_it_is_started() {
     }
     let outside = Jwks::at("https://h/keys", fetch()).unwrap().start();
     assert_eq!(outside.unwrap_err(), InvalidJwks::NoRuntime);
+}
+
+/// Whoever has those keys could sign in the name of the verifier's issuer.
+#[tokio::test]
+async fn keys_that_were_discovered_for_another_issuer_make_no_verifier() {
+    const TENANTS: &str = "https://login.microsoftonline.com/{tenantid}/v2.0";
+    let tenant = preset::entra_id("8d4a1b2c", AUDIENCE);
+    let former = preset::entra_id_v1("8d4a1b2c", AUDIENCE);
+    let google = preset::google(AUDIENCE);
+    let named = |issuer: &str| JwtVerifier::builder().issuer(issuer).audience(AUDIENCE);
+    for (discovered, builder, fits) in [
+        ("https://a.example", named("https://a.example"), true),
+        ("https://b.example", named("https://a.example"), false),
+        ("https://a.example/", named("https://a.example"), false),
+        ("https://a.example", named("http://a.example"), false),
+        ("http://127.0.0.1", named("127.0.0.1"), false),
+        // Google's tokens have had both.
+        ("https://accounts.google.com", google, true),
+        ("https://accounts.google.com", named("accounts.google.com"), true),
+        ("https://evil.example", named("accounts.google.com"), false),
+        // Entra ID's metadata for all tenants has a place for the name of one.
+        ("https://sts.windows.net/8d4a1b2c/", former, true),
+        (TENANTS, tenant, true),
+        (TENANTS, named("https://login.microsoftonline.com/{tenantid}/v2.0"), true),
+        (TENANTS, named("https://login.microsoftonline.com//v2.0"), false),
+        (TENANTS, named("https://login.microsoftonline.com/v2.0"), false),
+        (TENANTS, named("https://login.microsoftonline.com/a/b/v2.0"), false),
+        (TENANTS, named("https://login.microsoftonline.com/a/v1.0"), false),
+        (TENANTS, named("https://login.evil.example/a/v2.0"), false),
+        (TENANTS, preset::entra_id_v1("8d4a1b2c", AUDIENCE), false),
+    ] {
+        let issuer = builder.issuer_name().to_owned();
+        let fetch = MemoryIssuer::down().fetch();
+        let keys = Jwks::discover_at("https://h/meta", discovered, fetch).unwrap();
+        let keys = keys.start().unwrap();
+        let built = builder.with_jwks(&keys).build().map(drop);
+        let refused = Err(InvalidConfig::ForeignKeys(discovered.into()));
+        let expected = if fits { Ok(()) } else { refused };
+        assert_eq!(built, expected, "attack 16: {discovered} for {issuer}");
+        let fetch = MemoryIssuer::down().fetch();
+        let built = IntrospectionVerifier::builder("https://a.example/introspect", fetch)
+            .issuer(&issuer)
+            .audience(AUDIENCE)
+            .with_client("api", "s3cret")
+            .with_signed_answers(&keys, "api")
+            .build();
+        let expected = expected.map_err(InvalidIntrospection::Names);
+        assert_eq!(built.map(drop), expected, "attack 16: {discovered} for {issuer}");
+    }
+    // Who names a document vouches for it.
+    let keys = MemoryIssuer::down().jwks().start().unwrap();
+    assert!(named("https://a.example").with_jwks(&keys).build().is_ok());
 }
 
 /// Answers by address, as an issuer that can move does. An address without an answer hangs.

@@ -7,10 +7,8 @@ use axum::Router;
 use axum::body::Body;
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_gate::verifier::jwks::Jwks;
@@ -117,16 +115,6 @@ impl Api {
         Some(Answer::new(status, &headers, &response.bytes().await.ok()?))
     }
 
-    /// A connection of its own, which is kept open, for those who have no time to lose.
-    pub(crate) async fn connect(&self) -> Connection {
-        let address = self.url.trim_start_matches("http://").trim_end_matches('/');
-        let stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        Connection(sender)
-    }
-
     /// Asks until the answer is this one, which real servers may take a while to come to.
     pub(crate) async fn get_until(&self, token: &str, wanted: &str) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
@@ -138,19 +126,6 @@ impl Api {
             assert!(tokio::time::Instant::now() < deadline, "still {answer}, not {wanted}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-    }
-}
-
-pub(crate) struct Connection(http1::SendRequest<Body>);
-
-impl Connection {
-    pub(crate) async fn get(&mut self, token: &str) -> Answer {
-        let request = Request::get("/").header("host", "api.example");
-        let request = request.header("authorization", format!("Bearer {token}"));
-        let response = self.0.send_request(request.body(Body::empty()).unwrap()).await.unwrap();
-        let (head, body) = response.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        Answer::new(head.status.as_u16(), &head.headers, &body)
     }
 }
 

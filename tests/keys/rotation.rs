@@ -1,14 +1,15 @@
 //! Keys that change, over HTTP.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tower_gate::verifier::CachedVerifier;
+use tower_gate::verifier::{CachedVerifier, RoutedVerifier};
 
 use crate::gate::{Gate, claims, verifier};
 use crate::issuer::{Issuer, JWKS, Reply};
@@ -68,68 +69,113 @@ async fn all_who_wait_for_a_key_share_one_fetch() {
     assert_eq!(issuer.count(JWKS), 2, "JWT-72: the first, and one for all");
 }
 
-/// An issuer rotates every few seconds; each key signs as soon as it is published, and stays listed
-/// for one more rotation.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// Many issuers, each of which rotates as often as keys may be fetched for tokens: a key signs as soon
+/// as it is published, the one before is still in use, and the one before that is still listed.
+///
+/// Requests come whether or not those before have been answered, so that many are anywhere in the
+/// verifier while new keys arrive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_good_token_is_refused_while_keys_rotate_under_load() {
-    const ROTATIONS: usize = 3;
-    const TOKENS: usize = 500;
-    let signers: Vec<_> = (0..=ROTATIONS).map(|n| Signer::new(&format!("key {n}"))).collect();
-    let issuer = Issuer::with_keys(&jwks(&[&signers[0]])).await;
-    let name = issuer.name();
-    let second = Duration::from_secs(1);
-    let keys = issuer.jwks().with_refresh(second, second).with_cooldown(second);
-    let keys = keys.start().unwrap();
-    let api = Gate::new(CachedVerifier::new(verifier(&name, &keys))).serve().await;
+    const ISSUERS: usize = 16;
+    const ROTATIONS: usize = 5;
+    const TOKENS: usize = 25;
+    const SECOND: Duration = Duration::from_secs(1);
+    /// When a fetch for a token is allowed again.
+    const COOL: Duration = Duration::from_millis(1_100);
 
-    // Many tokens for each key, so that the cache does not answer them all.
-    let tokens: Vec<Vec<String>> = signers
-        .iter()
-        .map(|signer| {
-            let subjects = (0..TOKENS).map(|n| format!("user-{n}"));
-            subjects.map(|subject| signer.token(&claims(&name, &subject))).collect()
-        })
-        .collect();
-    let tokens = Arc::new(tokens);
-    let (current, _) = watch::channel(0_usize);
-    let requests = Arc::new(AtomicUsize::new(0));
-    let mut clients = JoinSet::new();
-    for client in 0..16 {
-        let (tokens, requests) = (tokens.clone(), requests.clone());
-        let (mut connection, current) = (api.connect().await, current.subscribe());
-        clients.spawn(async move {
-            for n in client.. {
-                let key = *current.borrow();
-                if key == usize::MAX {
+    /// The tokens of each of its keys.
+    struct Rotating {
+        issuer: Issuer,
+        signers: Vec<Signer>,
+        tokens: Vec<Vec<String>>,
+        /// The number of its newest key; the greatest number at the end.
+        newest: AtomicUsize,
+    }
+
+    impl Rotating {
+        fn list(&self, keys: RangeInclusive<usize>) {
+            let signers: Vec<_> = self.signers[keys].iter().collect();
+            self.issuer.serve(JWKS, Reply::json(&jwks(&signers)));
+        }
+
+        async fn rotate(&self, gate: &Gate) {
+            for n in 1..=ROTATIONS {
+                self.list(n.saturating_sub(2)..=n);
+                self.newest.store(n, Ordering::SeqCst);
+                assert_eq!(gate.get(&self.tokens[n][0]).await.text, "200 user-0", "JWT-70");
+                sleep(COOL).await;
+                if let Some(gone) = n.checked_sub(3) {
+                    let text = gate.get(&self.tokens[gone][0]).await.text;
+                    assert_eq!(text, "401 unknown_key", "attack 23: a second after it has gone");
+                    sleep(COOL).await;
+                }
+            }
+            self.newest.store(usize::MAX, Ordering::SeqCst);
+        }
+
+        /// Sends tokens of the newest key and of the one before.
+        async fn load(&self, gate: &Gate, places: &Arc<Semaphore>) -> usize {
+            let mut requests = JoinSet::new();
+            let mut answered = 0;
+            for n in 0.. {
+                let newest = self.newest.load(Ordering::SeqCst);
+                if newest == usize::MAX {
                     break;
                 }
-                let answer = connection.get(&tokens[key][n % TOKENS]).await;
-                let expected = format!("200 user-{}", n % TOKENS);
-                assert_eq!(answer.text, expected, "JWT-70: key {key}");
-                requests.fetch_add(1, Ordering::Relaxed);
+                for key in [newest, newest.saturating_sub(1)] {
+                    let place = places.clone().acquire_owned().await.unwrap();
+                    let (gate, token) = (gate.clone(), self.tokens[key][n % TOKENS].clone());
+                    requests.spawn(async move {
+                        let answer = gate.get(&token).await;
+                        drop(place);
+                        assert_eq!(answer.text, format!("200 user-{}", n % TOKENS), "JWT-70");
+                    });
+                }
+                while let Some(request) = requests.try_join_next() {
+                    request.unwrap();
+                    answered += 1;
+                }
             }
-        });
-    }
-    let began = Instant::now();
-    for n in 1..=ROTATIONS {
-        sleep(Duration::from_millis(2500)).await;
-        issuer.serve(JWKS, Reply::json(&jwks(&[&signers[n - 1], &signers[n]])));
-        current.send(n).unwrap();
-        if n >= 2 {
-            let gone = Instant::now();
-            api.get_until(&tokens[n - 2][0], "401 unknown_key").await;
-            let elapsed = gone.elapsed();
-            // A refresh is due after nine tenths of a second at the latest.
-            assert!(elapsed < second * 3, "attack 23: gone for {elapsed:?}");
+            answered + requests.join_all().await.len()
         }
     }
-    sleep(second).await;
-    current.send(usize::MAX).unwrap();
-    while let Some(client) = clients.join_next().await {
-        client.unwrap();
+
+    let mut routed = RoutedVerifier::new();
+    let mut all = Vec::new();
+    for n in 0..ISSUERS {
+        let signers: Vec<_> = (0..=ROTATIONS).map(|n| Signer::new(&format!("key {n}"))).collect();
+        let issuer = Issuer::with_keys(&jwks(&[&signers[0]])).await;
+        let name = issuer.name();
+        let sign = |signer: &Signer| {
+            let subjects = (0..TOKENS).map(|n| format!("user-{n}"));
+            subjects.map(|subject| signer.token(&claims(&name, &subject))).collect()
+        };
+        let tokens = signers.iter().map(sign).collect();
+        let keys = issuer.jwks().with_refresh(SECOND, SECOND).with_cooldown(SECOND);
+        let verifier = verifier(&name, &keys.start().unwrap());
+        // What is remembered shows whether old keys take it with them, and hides what is looked up.
+        routed = match n % 2 {
+            0 => routed.with_issuer(&name, CachedVerifier::new(verifier)),
+            _ => routed.with_issuer(&name, verifier),
+        };
+        all.push(Arc::new(Rotating { issuer, signers, tokens, newest: AtomicUsize::new(0) }));
     }
-    let rate = requests.load(Ordering::Relaxed) as u64 / began.elapsed().as_secs();
-    eprintln!("{rate} requests a second while {ROTATIONS} keys were replaced");
+    let (gate, places) = (Gate::new(routed), Arc::new(Semaphore::new(512)));
+    let began = Instant::now();
+    let (mut rotations, mut loads) = (JoinSet::new(), JoinSet::new());
+    for rotating in all {
+        let (gate, places) = (gate.clone(), places.clone());
+        rotations.spawn({
+            let (gate, rotating) = (gate.clone(), rotating.clone());
+            async move { rotating.rotate(&gate).await }
+        });
+        loads.spawn(async move { rotating.load(&gate, &places).await });
+    }
+    rotations.join_all().await;
+    let requests: usize = loads.join_all().await.into_iter().sum();
+    let rate = requests as u64 / began.elapsed().as_secs();
+    let count = ISSUERS * ROTATIONS;
+    eprintln!("{rate} requests a second while {count} keys were replaced in {:?}", began.elapsed());
     assert!(rate > 1_000, "{rate} requests a second are no load");
 }
 

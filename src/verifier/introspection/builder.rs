@@ -18,7 +18,7 @@ use crate::verifier::introspection::outage::Outage;
 use crate::verifier::introspection::refused::RefusedTokens;
 use crate::verifier::introspection::signed::{AnswerKeys, SignedAnswers};
 use crate::verifier::introspection::{Asking, IntrospectionVerifier};
-use crate::verifier::jwt::{InvalidConfig, MAX_LEEWAY, check_names, to_path};
+use crate::verifier::jwt::{InvalidConfig, MAX_LEEWAY, check_issuer, check_names, to_path};
 
 /// The longest that a refusal may be remembered (OPAQUE-36).
 const MAX_REFUSED_AGE: Duration = Duration::from_secs(10);
@@ -107,7 +107,7 @@ pub enum InvalidIntrospection {
     /// Nothing could be asked.
     #[error("at least one question must be allowed at a time")]
     NoQuestions,
-    /// A claim has one meaning.
+    /// A claim has one meaning, and keys that were discovered are of this issuer.
     #[error(transparent)]
     Names(#[from] InvalidConfig),
 }
@@ -291,6 +291,9 @@ impl IntrospectionBuilder {
             return Err(InvalidIntrospection::NoQuestions);
         }
         check_names(&self.names)?;
+        if let Some(signed) = &self.signed {
+            check_issuer(&*signed.keys, &self.issuer)?;
+        }
         let credentials = match &*self.credentials {
             [] => return Err(InvalidIntrospection::NoCredentials),
             [one] => one.header()?,

@@ -74,7 +74,8 @@ impl JwksBuilder {
     }
 
     /// The shortest time between two fetches for keys that tokens name and nobody knows. Default:
-    /// 30 seconds. A name that such a fetch did not find is not fetched for in that time, when it
+    /// 30 seconds. Tokens that name one meanwhile are answered 503, with the rest of that time in
+    /// `Retry-After`. A name that such a fetch did not find is not fetched for in that time, when it
     /// happens again in twice that, and from then on in four times that.
     pub fn with_cooldown(mut self, cooldown: Duration) -> Self {
         self.times.cooldown = cooldown;
@@ -83,7 +84,7 @@ impl JwksBuilder {
 
     /// How long each address may take to answer. Default: 5 seconds. Discovery asks at up to three
     /// before the document's own, so that the first fetch may take four times as long; no request
-    /// waits longer than once. The fetcher may have a shorter time of its own.
+    /// waits longer than once, or twice where the first keys lack the one that it names. The fetcher may have a shorter time of its own.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.times.timeout = timeout;
         self
@@ -101,8 +102,9 @@ impl JwksBuilder {
         }
         let runtime = Handle::try_current().map_err(|_| InvalidJwks::NoRuntime)?;
         let shared = Arc::new(Shared::new(self.times));
+        let issuer = self.location.issuer().map(Arc::from);
         let task = runtime.spawn(keep_fresh(shared.clone(), self.location, self.fetch));
-        Ok(Jwks { shared, _task: Arc::new(Task(task.abort_handle())) })
+        Ok(Jwks { shared, issuer, _task: Arc::new(Task(task.abort_handle())) })
     }
 }
 

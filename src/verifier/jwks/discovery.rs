@@ -67,6 +67,14 @@ struct Metadata {
 }
 
 impl Location {
+    /// Whose metadata says where the keys are.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        match self {
+            Self::Document(_) => None,
+            Self::Metadata { issuer, .. } => Some(issuer),
+        }
+    }
+
     pub(super) fn discover(issuer: &str) -> Result<Self, InvalidUrl> {
         let url = parse_issuer(issuer)?;
         // RFC 8414 §3.1: a slash that ends the issuer does not count.

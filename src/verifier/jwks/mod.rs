@@ -48,8 +48,8 @@
 //! | time passes | the document is fetched again ahead of its end: `Cache-Control: max-age` less `Age`, at least one minute and at most ten | 10 minutes |
 //! | a token names an unknown key | one fetch for all who wait; the token is then checked again | the fetch |
 //! | … and the issuer is slow | at most 16 384 requests wait, for at most 256 names of keys, each as long as one address may take; whatever is more gets 503 with `Retry-After` at once, never 401 | 5 seconds |
-//! | … less than 30 seconds after such a fetch | the token is refused, and a fetch follows as soon as they are over | 30 seconds |
-//! | … which that fetch has not found | nothing, for 30 seconds, then 60, then always 120 | 2 minutes |
+//! | … less than 30 seconds after such a fetch | 503 with `Retry-After`, never 401: nobody has looked for the key yet. A fetch follows as soon as they are over | 30 seconds |
+//! | … which that fetch has not found | 401, and no fetch, for 30 seconds, then 60, then always 120 | 2 minutes |
 //! | a signature is not that of its key, or of another algorithm, and the key may have been replaced under its name | the token is refused, and a fetch follows, a minute after the last one at the earliest | 1 minute |
 //! | the document moves, and discovery says so | it is asked again every ten minutes | 20 minutes |
 //! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
@@ -58,8 +58,9 @@
 //! | … and the first fetch is under way | at most 256 requests wait for it, each as long as one address may take | 5 seconds |
 //!
 //! So unknown key names cause two fetches a minute beside the regular ones, whoever sends them and
-//! however many. Random ones keep a real key out for no longer than 30 seconds; one who guesses the
-//! name of a key before the issuer publishes it, for no longer than two minutes.
+//! however many. Random ones make the tokens of a new key wait for no longer than 30 seconds, and never
+//! read 401; one who guesses the name of a key before the issuer publishes it keeps it out for no
+//! longer than two minutes.
 //!
 //! # Security
 //!
@@ -97,6 +98,8 @@ pub use self::builder::{InvalidJwks, JwksBuilder};
 #[derive(Clone)]
 pub struct Jwks {
     shared: Arc<Shared>,
+    /// Whose they are, where they were discovered.
+    issuer: Option<Arc<str>>,
     /// Held, never read: with the last holder it ends.
     _task: Arc<Task>,
 }
@@ -111,7 +114,7 @@ impl Drop for Task {
 }
 
 impl Jwks {
-    /// Keys from the document at this address.
+    /// Keys from the document at this address, for a verifier of any issuer.
     ///
     /// # Errors
     ///
@@ -132,6 +135,10 @@ impl Jwks {
     }
 
     /// Keys of this issuer, wherever the metadata at this address says.
+    ///
+    /// The metadata that Entra ID has for all tenants names
+    /// `https://login.microsoftonline.com/{tenantid}/v2.0`: give it as the issuer so, and the tenant's
+    /// own to the verifier.
     ///
     /// # Errors
     ///

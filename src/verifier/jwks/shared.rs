@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -15,7 +15,7 @@ use crate::trace;
 use crate::verifier::VerifyError;
 use crate::verifier::jwks::Jwks;
 use crate::verifier::jwks::discovery::{LoadError, Loaded};
-use crate::verifier::jwks::missing::Missing;
+use crate::verifier::jwks::missing::{Fetched, Missing};
 use crate::verifier::jwks::waiting::Waiting;
 use crate::verifier::jwt::{KeySet, KeySource, NewerKeys};
 
@@ -96,8 +96,8 @@ struct Progress {
     /// When the next is due by itself.
     next_at: Instant,
     failures: u32,
-    /// When the last good one ended.
-    fetched_at: Option<Instant>,
+    /// The last good one.
+    fetched: Option<Fetched>,
     /// Why the last one failed.
     error: Option<Arc<str>>,
 }
@@ -114,7 +114,7 @@ impl Shared {
             cool_at: now,
             next_at: now,
             failures: 0,
-            fetched_at: None,
+            fetched: None,
             error: None,
         };
         Self {
@@ -137,7 +137,7 @@ impl Shared {
     }
 
     pub(super) fn age(&self) -> Option<Duration> {
-        self.progress.borrow().fetched_at.map(|at| at.elapsed())
+        self.progress.borrow().fetched.map(|fetched| fetched.at.elapsed())
     }
 
     /// Waits until the first fetch has ended.
@@ -175,41 +175,48 @@ impl Shared {
         VerifyError::unavailable(error.to_owned()).with_retry_after(wait)
     }
 
-    fn is_missing(&self, kid: &str) -> bool {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.has(kid, Instant::now())
+    fn missing(&self) -> MutexGuard<'_, Missing> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add_missing(&self, kid: &str) {
-        let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        missing.add(kid, Instant::now());
-    }
-
-    fn may_bring(&self, kid: &str) -> bool {
-        if self.is_missing(kid) {
-            return false;
-        }
-        let (is_wanted, begun) = {
+    fn may_bring(&self, kid: &str) -> Result<bool, VerifyError> {
+        // Before the keys: those of a fetch are in their place before it has ended.
+        let (begun, fetched, comes_soon) = {
             let progress = self.progress.borrow();
             // While the issuer cannot be reached, it is not known whether it has the key.
-            if progress.is_fetching() || progress.failures > 0 || progress.is_cool() {
-                return true;
-            }
-            (progress.wanted, progress.begun)
+            let comes_soon = progress.is_fetching() || progress.failures > 0 || progress.is_cool();
+            (progress.begun, progress.fetched, comes_soon)
         };
         // A fetch may have brought it since somebody looked, and have used up the cooldown.
         if self.keys.load().as_ref().is_some_and(|keys| keys.names(kid)) {
-            return true;
+            return Ok(true);
         }
-        if !is_wanted {
-            self.want(begun);
+        if self.missing().has(kid, fetched, Instant::now()) {
+            return Ok(false);
         }
-        false
+        if comes_soon { Ok(true) } else { Err(self.later(kid, begun)) }
+    }
+
+    /// Asks for a key that nobody knows, once the cooldown is over. Until then its tokens are not
+    /// known to be bad: a client would throw away what was signed with the key of today.
+    fn later(&self, kid: &str, begun: u64) -> VerifyError {
+        self.missing().ask(kid, begun);
+        self.want(begun);
+        let wait = self.progress.borrow().cool_at.saturating_duration_since(Instant::now());
+        VerifyError::unavailable("the key is not known, and it is too soon to fetch it")
+            .with_retry_after(wait)
     }
 
     /// Asks for one more fetch than had begun, which comes once the cooldown is over; says whether it
     /// has come, or does so now.
     fn want(&self, begun: u64) -> bool {
+        {
+            // A flood of strays has nothing to write.
+            let progress = self.progress.borrow();
+            if progress.wanted && progress.begun == begun {
+                return progress.is_cool();
+            }
+        }
         let mut at_once = false;
         self.progress.send_if_modified(|progress| {
             let has_come = progress.begun > begun;
@@ -238,7 +245,8 @@ impl Shared {
         timeout(self.times.timeout, keys).await.unwrap_or_else(|_| Err(self.unavailable()))
     }
 
-    /// Keys that have this name, or else those after a fetch that has begun from now on.
+    /// Keys that have this name, or else those after a fetch that has begun from now on; an error
+    /// where that has to wait for the cooldown.
     async fn having(&self, kid: &str) -> Result<Arc<KeySet>, VerifyError> {
         let Some(_place) = self.waiting.enter(kid) else {
             let error = VerifyError::unavailable("too many requests wait for new keys");
@@ -248,6 +256,7 @@ impl Shared {
             let progress = self.progress.borrow();
             (progress.begun, progress.is_fetching())
         };
+        self.missing().ask(kid, asked);
         if is_fetching {
             self.ended(asked).await;
         }
@@ -255,20 +264,23 @@ impl Shared {
         if !self.at_hand()?.names(kid) && self.want(asked) {
             self.ended(asked + 1).await;
         }
+        // Before the keys, as above.
+        let (failures, fetched) = {
+            let progress = self.progress.borrow();
+            (progress.failures, progress.fetched)
+        };
         let keys = self.at_hand()?;
         if keys.names(kid) {
             return Ok(keys);
         }
-        let (failures, done) = {
-            let progress = self.progress.borrow();
-            (progress.failures, progress.done)
-        };
         if failures > 0 {
             return Err(self.unavailable());
         }
-        if done > asked {
-            self.add_missing(kid);
+        if fetched.is_none_or(|fetched| fetched.number <= asked) {
+            return Err(self.later(kid, asked));
         }
+        // Its time begins now, and not when the next one asks.
+        self.missing().has(kid, fetched, Instant::now());
         Ok(keys)
     }
 
@@ -286,7 +298,7 @@ impl Shared {
         let next_at = now + jittered(lifetime).max(shortest);
         self.progress.send_modify(|progress| {
             progress.failures = 0;
-            progress.fetched_at = Some(now);
+            progress.fetched = Some(Fetched { number: progress.begun, at: now });
             progress.error = None;
             progress.end(next_at);
         });
@@ -298,7 +310,8 @@ impl Shared {
         let now = Instant::now();
         let (failures, fetched_at) = {
             let progress = self.progress.borrow();
-            (progress.failures.saturating_add(1), progress.fetched_at)
+            let fetched_at = progress.fetched.map(|fetched| fetched.at);
+            (progress.failures.saturating_add(1), fetched_at)
         };
         if failures == 1 {
             trace::keys_not_fetched(error);
@@ -401,7 +414,7 @@ impl KeySource for Jwks {
         self.shared.keys.load_full()
     }
 
-    fn may_bring(&self, kid: &str) -> bool {
+    fn may_bring(&self, kid: &str) -> Result<bool, VerifyError> {
         self.shared.may_bring(kid)
     }
 
@@ -416,11 +429,16 @@ impl KeySource for Jwks {
     fn generation(&self) -> u64 {
         self.shared.generation.load(Ordering::SeqCst)
     }
+
+    fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verifier::VerifyErrorKind;
 
     const KEYS: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"new",
         "x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
@@ -433,9 +451,10 @@ mod tests {
         shared.publish(Loaded { keys, max_age: None });
         let cool_at = Instant::now() + Duration::from_secs(30);
         shared.progress.send_modify(|progress| progress.cool_at = cool_at);
-        assert!(shared.may_bring("new"), "JWT-70: it is at hand");
+        assert!(shared.may_bring("new").unwrap(), "JWT-70: it is at hand");
         assert!(!shared.progress.borrow().wanted, "JWT-71: and nobody has to fetch it");
-        assert!(!shared.may_bring("other"), "JWT-71: the cooldown");
+        let later = shared.may_bring("other").unwrap_err();
+        assert_eq!(later.kind(), VerifyErrorKind::Unavailable, "JWT-71: the cooldown");
         assert!(shared.progress.borrow().wanted, "attack 19");
     }
 

@@ -23,6 +23,10 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Those of RSA keys, of which the first has most use.
+    pub(super) const RSA: [Self; 6] =
+        [Self::RS256, Self::RS384, Self::RS512, Self::PS256, Self::PS384, Self::PS512];
+
     /// The name in token headers and keys.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -74,10 +78,7 @@ impl Algorithm {
     }
 
     pub(super) fn is_rsa(self) -> bool {
-        matches!(
-            self,
-            Self::RS256 | Self::RS384 | Self::RS512 | Self::PS256 | Self::PS384 | Self::PS512
-        )
+        Self::RSA.contains(&self)
     }
 
     /// The length of a signature where the algorithm fixes it (RFC 7518 §3.4, RFC 8032 §5.1.6).

@@ -63,6 +63,12 @@ pub enum InvalidConfig {
     /// Keys that are given and keys that are fetched cannot be told apart when one must go.
     #[error("the verifier has keys of its own beside those it fetches: use one or the other")]
     TwoKeySources,
+    /// Whoever has those keys could sign in the name of this issuer.
+    #[error(
+        "the keys were discovered for the issuer {0:?}, which is not the verifier's: discover them for \
+         the verifier's, or name their document with Jwks::at"
+    )]
+    ForeignKeys(Box<str>),
     /// A claim has one meaning.
     #[error(
         "two purposes want the claim {0:?}: scopes, each kind of role, the client and required \
@@ -127,7 +133,8 @@ impl JwtVerifierBuilder {
         self
     }
 
-    /// Keys that are fetched from the issuer and kept fresh, in place of fixed ones.
+    /// Keys that are fetched from the issuer and kept fresh, in place of fixed ones. Those that were
+    /// discovered must be this issuer's.
     #[cfg(feature = "jwks")]
     pub fn with_jwks(self, jwks: &crate::verifier::jwks::Jwks) -> Self {
         Self { source: Some(jwks.source()), ..self }
@@ -239,6 +246,7 @@ impl JwtVerifierBuilder {
             (None, false) => Arc::new(Arc::new(KeySet { keys: self.keys })),
             (None, true) => return Err(InvalidConfig::NoKeys),
         };
+        check_issuer(&*keys, &self.issuer)?;
         let policy = Policy {
             issuer: Arc::from(self.issuer),
             audiences: self.audiences,
@@ -258,6 +266,23 @@ impl fmt::Debug for JwtVerifierBuilder {
             .field("keys", &self.keys)
             .finish_non_exhaustive()
     }
+}
+
+/// Keys that were discovered are of the issuer whose tokens they check (JWT-41).
+pub(crate) fn check_issuer(keys: &dyn KeySource, issuer: &str) -> Result<(), InvalidConfig> {
+    let Some(discovered) = keys.issuer() else {
+        return Ok(());
+    };
+    let is_of_it = match discovered.split_once("{tenantid}") {
+        // So Entra ID's metadata for all tenants says it.
+        Some((start, end)) => {
+            let tenant = issuer.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+            tenant.is_some_and(|tenant| !tenant.is_empty() && !tenant.contains('/'))
+        }
+        // Some tokens of Google name it without the scheme.
+        None => discovered == issuer || discovered.strip_prefix("https://") == Some(issuer),
+    };
+    if is_of_it { Ok(()) } else { Err(InvalidConfig::ForeignKeys(discovered.into())) }
 }
 
 pub(crate) fn to_path<'a>(names: impl IntoIterator<Item = &'a str>) -> Path {

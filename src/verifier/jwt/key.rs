@@ -25,8 +25,9 @@ const MAX_SEEN_HEADER: usize = 512;
 /// A key that checks signatures of exactly one algorithm (RFC 8725 §3.1).
 pub struct VerifyingKey {
     pub(super) kid: Option<Arc<str>>,
-    pub(super) algorithm: Algorithm,
-    pub(super) key: SignatureKey,
+    /// The key as its algorithm needs it: as each of six does, for an RSA key of a set that names
+    /// none (RFC 7517 §4.4).
+    forms: Box<[(Algorithm, SignatureKey)]>,
     /// A hash of the key, to tell whether a set still has it.
     print: u64,
     thumbprint: Option<Box<str>>,
@@ -98,7 +99,7 @@ impl VerifyingKey {
         if looks_like_a_key(secret) {
             return Err(InvalidKey::SecretIsAKey);
         }
-        Self::new(algorithm, &DecodingKey::from_secret(secret))
+        Self::new(&[algorithm], &DecodingKey::from_secret(secret))
     }
 
     /// A public key in PEM: `PUBLIC KEY` or `RSA PUBLIC KEY`.
@@ -122,7 +123,7 @@ impl VerifyingKey {
             rsa if rsa.is_rsa() => DecodingKey::from_rsa_pem(pem),
             _ => return Err(InvalidKey::Mismatch(algorithm)),
         };
-        Self::new(algorithm, &key.map_err(|_| InvalidKey::Mismatch(algorithm))?)
+        Self::new(&[algorithm], &key.map_err(|_| InvalidKey::Mismatch(algorithm))?)
     }
 
     /// A JSON Web Key (RFC 7517). Its `kid` is kept. Without `alg` it is bound to the one that its
@@ -134,7 +135,7 @@ impl VerifyingKey {
     pub fn from_jwk(json: &str) -> Result<Self, InvalidKey> {
         let value: Value =
             serde_json::from_str(json).map_err(|error| InvalidKey::NotAJwk(error.to_string()))?;
-        Self::from_value(value)
+        Self::from_value(value, false)
     }
 
     /// The name by which tokens choose this key. A key without one is tried for tokens that name
@@ -147,7 +148,21 @@ impl VerifyingKey {
     /// The algorithm whose signatures it checks.
     #[must_use]
     pub fn algorithm(&self) -> Algorithm {
-        self.algorithm
+        // Every key has at least one form.
+        self.forms[0].0
+    }
+
+    /// Whether it checks signatures of this algorithm.
+    pub(super) fn is_for(&self, algorithm: Algorithm) -> bool {
+        self.form(algorithm).is_some()
+    }
+
+    pub(super) fn verify(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+        self.form(algorithm).is_some_and(|key| key.verify(message, signature))
+    }
+
+    fn form(&self, algorithm: Algorithm) -> Option<&SignatureKey> {
+        self.forms.iter().find(|(name, _)| *name == algorithm).map(|(_, key)| key)
     }
 
     /// The name that the key has by itself, whatever else it is called: its thumbprint (RFC 7638) with
@@ -166,7 +181,7 @@ impl VerifyingKey {
         self.thumbprint.as_deref()
     }
 
-    fn from_value(value: Value) -> Result<Self, InvalidKey> {
+    fn from_value(value: Value, of_set: bool) -> Result<Self, InvalidKey> {
         let Value::Object(mut members) = value else {
             return Err(InvalidKey::NotAJwk("it is not an object".to_owned()));
         };
@@ -185,6 +200,8 @@ impl VerifyingKey {
         let algorithm = named.or_else(|| usual_algorithm(&jwk)).ok_or(
             InvalidKey::NotForVerifying("no algorithm is known for its kind; name one in `alg`"),
         )?;
+        let is_open = of_set && named.is_none() && algorithm.is_rsa();
+        let algorithms = if is_open { &Algorithm::RSA[..] } else { &[algorithm] };
         let mismatch = InvalidKey::Mismatch(algorithm);
         if !fits(algorithm, &jwk) {
             return Err(mismatch);
@@ -192,12 +209,14 @@ impl VerifyingKey {
         let key = DecodingKey::from_jwk(&jwk).map_err(|_| mismatch)?;
         let verifying = match algorithm.min_secret() {
             Some(_) => Self::hmac(algorithm, key.try_get_as_bytes().unwrap_or_default())?,
-            None => Self::new(algorithm, &key)?,
+            None => Self::new(algorithms, &key)?,
         };
         Ok(Self { kid: jwk.common.key_id.map(Into::into), ..verifying })
     }
 
-    fn new(algorithm: Algorithm, key: &DecodingKey) -> Result<Self, InvalidKey> {
+    /// The algorithms are of one kind.
+    fn new(algorithms: &[Algorithm], key: &DecodingKey) -> Result<Self, InvalidKey> {
+        let algorithm = algorithms[0];
         if algorithm.is_rsa() {
             let (modulus, exponent) = rsa_numbers(key).ok_or(InvalidKey::Mismatch(algorithm))?;
             if !(2048..=MAX_RSA_BITS).contains(&bits(modulus)) {
@@ -216,8 +235,9 @@ impl VerifyingKey {
             }
         }
         let (print, thumbprint) = (print_of(key), thumbprint(algorithm, key));
-        let key = SignatureKey::new(algorithm, key).ok_or(InvalidKey::Mismatch(algorithm))?;
-        Ok(Self { kid: None, algorithm, key, print, thumbprint, header: OnceLock::new() })
+        let forms = algorithms.iter().map(|&name| Some((name, SignatureKey::new(name, key)?)));
+        let forms = forms.collect::<Option<_>>().ok_or(InvalidKey::Mismatch(algorithm))?;
+        Ok(Self { kid: None, forms, print, thumbprint, header: OnceLock::new() })
     }
 
     /// Keeps the header of a token that this key has verified, unless it has one already.
@@ -232,7 +252,7 @@ impl VerifyingKey {
 impl fmt::Debug for VerifyingKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifyingKey")
-            .field("algorithm", &self.algorithm)
+            .field("algorithm", &self.algorithm())
             .field("kid", &self.kid)
             .finish_non_exhaustive()
     }
@@ -248,7 +268,8 @@ impl KeySet {
     /// The usable keys of a JWK set (RFC 7517 §5).
     ///
     /// A key that is broken, weak, private, symmetric or meant for something else is skipped with
-    /// a warning in the log, and the others work.
+    /// a warning in the log, and the others work. An RSA key that names no `alg` is for RS256, RS384,
+    /// RS512, PS256, PS384 and PS512 (RFC 7517 §4.4); with one, for that alone.
     ///
     /// # Errors
     ///
@@ -298,7 +319,7 @@ impl KeySet {
     ) -> impl Iterator<Item = &VerifyingKey> {
         let named = kid.filter(|kid| self.names(kid));
         self.keys.iter().filter(move |key| {
-            key.algorithm == algorithm
+            key.is_for(algorithm)
                 && match (kid, named) {
                     (None, _) => true,
                     (Some(_), None) => key.kid.is_none(),
@@ -320,16 +341,17 @@ impl KeySet {
 
     /// Whether a key is for this algorithm.
     pub(super) fn has(&self, algorithm: Algorithm) -> bool {
-        self.keys.iter().any(|key| key.algorithm == algorithm)
+        self.keys.iter().any(|key| key.is_for(algorithm))
     }
 
-    /// Whether the other set has every one of these keys, for the same algorithm and under the same
-    /// name.
+    /// Whether the other set has every one of these keys, for the same algorithms at least and under
+    /// the same name.
     #[must_use]
     pub fn is_part_of(&self, other: &Self) -> bool {
         self.keys.iter().all(|key| {
             other.keys.iter().any(|other| {
-                (key.print, key.algorithm, &key.kid) == (other.print, other.algorithm, &other.kid)
+                (key.print, &key.kid) == (other.print, &other.kid)
+                    && key.forms.iter().all(|(algorithm, _)| other.is_for(*algorithm))
             })
         })
     }
@@ -339,7 +361,7 @@ impl KeySet {
         if value.get("kty").and_then(Value::as_str) == Some("oct") {
             return Err(InvalidKey::NotForVerifying("a secret in a published set is no secret"));
         }
-        VerifyingKey::from_value(value.clone())
+        VerifyingKey::from_value(value.clone(), true)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Signed JSON Web Tokens as access tokens (RFC 9068, RFC 8725).
 //!
-//! A [`JwtVerifier`] accepts a token when a key that it was given signed it with that key's one
+//! A [`JwtVerifier`] accepts a token when a key that it was given signed it with that key's own
 //! algorithm, the issuer is byte for byte the configured one, the audience is one of the configured
 //! ones, its type is `at+jwt`, and its times are right. Whatever else a token says about keys
 //! (`jwk`, `jku`, `x5u`, `x5c`) is never looked at.
@@ -80,6 +80,6 @@ pub use self::verify::JwtVerifier;
 pub(crate) use self::source::{KeySource, NewerKeys};
 #[cfg(feature = "introspection")]
 pub(crate) use self::{
-    builder::{MAX_LEEWAY, check_names, to_path},
+    builder::{MAX_LEEWAY, check_issuer, check_names, to_path},
     verify::open,
 };

@@ -10,8 +10,9 @@ pub(crate) trait KeySource: Send + Sync {
     /// after they have become too old.
     fn keys(&self) -> Option<Arc<KeySet>>;
 
-    /// Whether waiting for newer keys could bring one of this name.
-    fn may_bring(&self, kid: &str) -> bool;
+    /// Whether waiting for newer keys could bring one of this name. An error while neither that nor
+    /// the contrary is known; it says when to come again.
+    fn may_bring(&self, kid: &str) -> Result<bool, VerifyError>;
 
     /// A signature is not that of the keys it could be of, or there are none for its algorithm. One of
     /// them may have been replaced under its name, which newer keys would show.
@@ -22,6 +23,11 @@ pub(crate) trait KeySource: Send + Sync {
 
     /// Grows when a key is gone.
     fn generation(&self) -> u64;
+
+    /// The issuer whose metadata led to the keys, where that is how they were found.
+    fn issuer(&self) -> Option<&str> {
+        None
+    }
 }
 
 pub(crate) type NewerKeys<'a> =
@@ -33,8 +39,8 @@ impl KeySource for Arc<KeySet> {
         Some(self.clone())
     }
 
-    fn may_bring(&self, _: &str) -> bool {
-        false
+    fn may_bring(&self, _: &str) -> Result<bool, VerifyError> {
+        Ok(false)
     }
 
     fn doubt(&self) {}

@@ -64,9 +64,15 @@ impl JwtVerifier {
 impl TokenVerifier for JwtVerifier {
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         let keys = self.keys.keys()?;
-        match self.policy.check(request.token.as_str(), &keys, request.now) {
-            Err(Failure::UnknownKey { kid, .. }) if self.keys.may_bring(&kid) => None,
-            answer => Some(final_answer(&*self.keys, answer)),
+        let answer = self.policy.check(request.token.as_str(), &keys, request.now);
+        let may_change = match &answer {
+            Err(Failure::UnknownKey { kid, .. }) => self.keys.may_bring(kid),
+            _ => Ok(false),
+        };
+        match may_change {
+            Ok(true) => None,
+            Ok(false) => Some(final_answer(&*self.keys, answer)),
+            Err(error) => Some(Err(error)),
         }
     }
 
@@ -84,21 +90,23 @@ impl TokenVerifier for JwtVerifier {
     }
 }
 
-/// Checks with the keys at hand and, where newer ones may have the one that is named, once more with
-/// those.
+/// Checks with the keys at hand, or the first that come, and, where newer ones may have the one that
+/// is named, once more with those.
 async fn with_keys<T>(
     source: &dyn KeySource,
     check: impl Fn(&KeySet) -> Result<T, Failure>,
 ) -> Result<T, VerifyError> {
-    let kid = match source.keys() {
-        None => None,
-        Some(keys) => match check(&keys) {
-            Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid) => Some(kid),
-            answer => return final_answer(source, answer),
-        },
+    let keys = match source.keys() {
+        Some(keys) => keys,
+        None => source.newer(None).await?,
     };
-    let keys = source.newer(kid.as_deref()).await?;
-    final_answer(source, check(&keys))
+    let answer = match check(&keys) {
+        Err(Failure::UnknownKey { kid, .. }) if source.may_bring(&kid)? => {
+            check(&*source.newer(Some(&kid)).await?)
+        }
+        answer => answer,
+    };
+    final_answer(source, answer)
 }
 
 fn final_answer<T>(source: &dyn KeySource, answer: Result<T, Failure>) -> Result<T, VerifyError> {
@@ -266,7 +274,7 @@ fn check_signature<'k>(
         });
     }
     let signed = parts.signed.as_bytes();
-    let key = tries.find(|key| key.key.verify(signed, &signature));
+    let key = tries.find(|key| key.verify(algorithm, signed, &signature));
     let kind = VerifyErrorKind::BadSignature;
     key.ok_or_else(|| match header.kid().filter(|kid| !keys.names(kid)) {
         // Only keys without a name were tried, and there may be one of this name by now.

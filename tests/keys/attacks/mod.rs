@@ -4,7 +4,7 @@
 //! | row | where it runs over HTTP |
 //! |---|---|
 //! | 1 to 11, 13 to 15 | `tokens_that_have_broken_others_are_refused` |
-//! | 11, a megabyte | `a_megabyte_of_dots_gets_no_further_than_the_server` |
+//! | 11, a megabyte | `a_megabyte_of_dots_gets_no_further_than_the_server`; its cost in `a_token_that_is_too_long_takes_no_time_and_no_memory` |
 //! | 12 | `claims_that_are_nearly_good_cost_no_more_than_others` |
 //! | 16 | `documents::the_key_of_one_issuer_signs_nothing_for_another` |
 //! | 17 | `one_name_at_two_issuers_is_two_callers`; revocations in `tests/api.rs` |
@@ -22,11 +22,14 @@ use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use allocation_counter::measure;
 use axum::Router;
 use axum::body::Body;
 use axum::routing::get;
 use http::Request;
 use serde_json::{Value, json};
+use tokio::runtime::Builder;
+use tokio::time::sleep;
 use tower_gate::fetch::ReqwestFetch;
 use tower_gate::sink::JsonLinesSink;
 use tower_gate::store::memory::MemoryStore;
@@ -35,10 +38,11 @@ use tower_gate::verifier::jwt::{Algorithm, InvalidKey, JwtVerifier, VerifyingKey
 use tower_gate::verifier::{CachedVerifier, RoutedVerifier};
 use tower_gate::{AuditLayer, Principal, Quota, RateLimitLayer, RequireScopeLayer, Requirement};
 
-use crate::attacks::tokens::{Keys, hs256, without_signature};
+use crate::attacks::tokens::{Keys, UNKNOWN_KEY, hs256, without_signature};
+use crate::cached::Counted;
 use crate::gate::{AUDIENCE, Api, Gate, NOW, claims, verifier};
 use crate::issuer::{Issuer, Reply};
-use crate::signer::{Signer, jwks};
+use crate::signer::{Signer, base64url, jwks};
 
 /// Milliseconds, in an optimised build on an idle machine; a bound for any other.
 const SOON: Duration = Duration::from_secs(5);
@@ -54,7 +58,7 @@ async fn tokens_that_have_broken_others_are_refused() {
     let issuer = Issuer::with_keys(&jwks(&[&keys.ed, &keys.ec, &keys.rsa])).await;
     let elsewhere = Issuer::with_keys(&jwks(&[&Signer::new("evil")])).await;
     let keys = Keys { name: issuer.name(), ..keys };
-    let published = issuer.jwks().start().unwrap();
+    let published = issuer.jwks().with_cooldown(Duration::from_secs(1)).start().unwrap();
     let trail = Trail::default();
     let audit = AuditLayer::new(JsonLinesSink::new(trail.clone()));
     let gate = Gate::new(verifier(&keys.name, &published)).audited(audit);
@@ -70,9 +74,22 @@ async fn tokens_that_have_broken_others_are_refused() {
     good().await;
     let cases = keys.cases(&elsewhere.url("/"));
     good().await;
-    for (row, token, (status, word, reason)) in &cases {
+    let mut asked = 0;
+    // One fetch is for all names that it was asked for.
+    for (_, token, _) in cases.iter().filter(|(.., expected)| *expected == UNKNOWN_KEY) {
+        api.get(token).await;
+        asked += 1;
+    }
+    for (row, token, expected) in &cases {
+        let (status, word, reason) = expected;
         let began = Instant::now();
-        let answer = api.get(token).await;
+        let mut answer = api.get(token).await;
+        while *expected == UNKNOWN_KEY && answer.retry_after.is_some() {
+            answer.is_outage(row);
+            sleep(Duration::from_millis(20)).await;
+            answer = api.get(token).await;
+            asked += 1;
+        }
         let shown = &token[..token.len().min(600)];
         assert_eq!(answer.text, format!("{status} {reason}"), "{row}: {shown}");
         assert_eq!(answer.word, *word, "{row}: {shown}");
@@ -81,7 +98,8 @@ async fn tokens_that_have_broken_others_are_refused() {
     }
     assert_eq!(elsewhere.asked(), [] as [&str; 0], "attack 5: nobody is asked");
     let lines = trail.lines();
-    assert_eq!(lines.len(), cases.len() + requests, "attack 6: one line for each request");
+    let requests = cases.len() + requests + asked;
+    assert_eq!(lines.len(), requests, "attack 6: one line for each request");
     for line in lines {
         let event: Value = serde_json::from_str(&line).unwrap();
         assert!(event["outcome"].is_string(), "attack 6: {line}");
@@ -127,6 +145,34 @@ async fn a_megabyte_of_dots_gets_no_further_than_the_server() {
         assert!(began.elapsed() < SOON, "attack 11: {unit}");
         let answer = api.get(&signer.token(&claims(&issuer.name(), "user-1"))).await;
         assert_eq!(answer.text, "200 user-1", "attack 11: others are served");
+    }
+}
+
+/// The same through the layers alone, where nothing else takes time and memory.
+#[test]
+fn a_token_that_is_too_long_takes_no_time_and_no_memory() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    let key = VerifyingKey::hmac(Algorithm::HS256, &[7; 32]).unwrap();
+    let verifier = JwtVerifier::builder().issuer("https://issuer.example").audience(AUDIENCE);
+    let gate = Gate::new(CachedVerifier::new(verifier.with_key(key).build().unwrap()));
+    for len in [8_000, 64_000, 1_000_000] {
+        for unit in ["A", ".", "a.", "..A"] {
+            let token = unit.repeat(len / unit.len());
+            let (mut bytes, mut time) = (u64::MAX, Duration::MAX);
+            // The least of several is what it takes, whatever else the machine does.
+            for _ in 0..10 {
+                let request = Request::builder().header("authorization", format!("Bearer {token}"));
+                let request = request.body(Body::empty()).unwrap();
+                let began = Instant::now();
+                let allocated = measure(|| {
+                    let answer = runtime.block_on(gate.send(request));
+                    assert_eq!(answer.text, "401 malformed_token", "attack 11: {unit}");
+                });
+                (bytes, time) = (bytes.min(allocated.bytes_total), time.min(began.elapsed()));
+            }
+            assert!(bytes < 16 * 1024, "attack 11: {len} of {unit}: {bytes} bytes");
+            assert!(time < Duration::from_millis(5), "attack 11: {len} of {unit}: {time:?}");
+        }
     }
 }
 
@@ -231,7 +277,8 @@ async fn what_is_remembered_is_one_token_for_one_api_until_it_ends() {
     let issuer = Issuer::with_keys(&jwks(&[&signer])).await;
     let name = issuer.name();
     let published = issuer.jwks().start().unwrap();
-    let cached = CachedVerifier::new(verifier(&name, &published)).with_max_tokens(16);
+    let asked = Counted::new(verifier(&name, &published));
+    let cached = CachedVerifier::new(asked.clone()).with_max_tokens(16);
     let remembered = cached.tokens();
     let gate = Gate::new(cached);
     let ours = gate.serve().await;
@@ -254,6 +301,21 @@ async fn what_is_remembered_is_one_token_for_one_api_until_it_ends() {
         let garbage = signer.token(&claims("https://evil.example", &format!("garbage-{n}")));
         assert_eq!(ours.get(&garbage).await.text, "401 wrong_issuer", "attack 24");
     }
+    // Ten thousand times as many as there are places, from one who has seen a good token.
+    let (before, signed) = (asked.count(), without_signature(&one));
+    for n in 0..160_000 {
+        let (garbage, expected) = match n % 16 {
+            0 => (format!("{signed}.{}", base64url([7; 64])), "401 bad_signature"),
+            1..=7 => (format!("{signed}.{}", base64url(n.to_string())), "401 bad_signature"),
+            _ => (format!("garbage-{n}"), "401 malformed_token"),
+        };
+        assert_eq!(gate.get(&garbage).await.text, expected, "attack 24: {garbage}");
+        if n % 1_000 == 0 {
+            assert_eq!(gate.get(&one).await.text, "200 user-1", "attack 24");
+            assert_eq!(gate.get(&two).await.text, "200 user-2", "attack 24");
+        }
+    }
+    assert_eq!(asked.count(), before + 160_000, "attack 24: good tokens were all remembered");
     assert_eq!(remembered.len(), 2, "attack 24: it evicts nothing, and takes no place");
 
     gate.clock.advance(Duration::from_secs(3600 + 30));
@@ -261,8 +323,8 @@ async fn what_is_remembered_is_one_token_for_one_api_until_it_ends() {
     assert_eq!((&*answer.text, &*answer.word), ("401 expired", "token_expired"), "attack 23");
 }
 
-/// An API that asks its issuer, which says what it is told to.
-async fn asking(issuer: &Issuer, stale: Option<Duration>) -> (Gate, Api) {
+/// An API that asks its issuer, which says what it is told to; and what it writes down.
+async fn asking(issuer: &Issuer, stale: Option<Duration>) -> (Gate, Api, Trail) {
     let fetch = ReqwestFetch::new().unwrap();
     let builder = IntrospectionVerifier::builder(issuer.url("/introspect"), fetch)
         .issuer(issuer.name())
@@ -273,9 +335,11 @@ async fn asking(issuer: &Issuer, stale: Option<Duration>) -> (Gate, Api) {
         Some(max_age) => builder.with_stale_if_error(max_age),
         None => builder,
     };
-    let gate = Gate::new(builder.build().unwrap());
+    let trail = Trail::default();
+    let audit = AuditLayer::new(JsonLinesSink::new(trail.clone()));
+    let gate = Gate::new(builder.build().unwrap()).audited(audit);
     let api = gate.serve().await;
-    (gate, api)
+    (gate, api, trail)
 }
 
 /// What the issuer says of a good token.
@@ -288,7 +352,7 @@ fn active(issuer: &Issuer) -> Value {
 #[tokio::test]
 async fn answers_that_do_not_vouch_for_a_token_let_nobody_in() {
     let issuer = Issuer::start().await;
-    let (_, api) = asking(&issuer, None).await;
+    let (_, api, _) = asking(&issuer, None).await;
     let said = |members: Value| {
         let mut answer = active(&issuer);
         answer.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
@@ -341,7 +405,7 @@ async fn an_endpoint_that_fails_lets_in_what_is_remembered_and_nobody_else() {
         for stale in [None, Some(second * 300)] {
             let issuer = Issuer::start().await;
             issuer.serve("/introspect", Reply::json(&active(&issuer)));
-            let (gate, api) = asking(&issuer, stale).await;
+            let (gate, api, trail) = asking(&issuer, stale).await;
             assert_eq!(api.get("known").await.text, "200 user-1");
             issuer.serve("/introspect", failing.clone());
             for _ in 0..3 {
@@ -351,6 +415,12 @@ async fn an_endpoint_that_fails_lets_in_what_is_remembered_and_nobody_else() {
             assert_eq!(api.get("known").await.text, "200 user-1", "attack 26: {what}");
             gate.clock.advance(second);
             let later = api.get("known").await;
+            let events: Vec<Value> =
+                trail.lines().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let marks: Vec<_> = events.iter().map(|event| event["stale"] == true).collect();
+            let last = stale.is_some();
+            let expected = [false, false, false, false, false, last];
+            assert_eq!(marks, expected, "attack 26: {what}: the trail says so, then and only then");
             match stale {
                 None => later.is_outage(&format!("attack 26: {what}: it fails closed")),
                 Some(_) => {

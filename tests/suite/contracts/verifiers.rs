@@ -7,9 +7,11 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 use tower::Layer;
 use tower_gate::fetch::{FetchError, FetchRequest};
@@ -217,12 +219,25 @@ fn a_token_that_is_not_good_in_every_character_is_refused<V: TokenVerifier>(
 ) {
     let Adapter { verifier, good } = adapter();
     block_on(async {
-        for token in good.iter().flat_map(|token| near(token)) {
+        let pairs =
+            good.iter().flat_map(|good| near(good).into_iter().map(move |near| (good, near)));
+        for (good, token) in pairs {
             let error = ask(&verifier, &token, now()).await.expect_err(&token);
-            assert_ne!(error.kind(), VerifyErrorKind::Unavailable, "{token}");
+            // Whether there is such a key may have to be looked up, and not just yet.
+            let is_known = key_of(&token).is_none() || key_of(&token) == key_of(good);
+            if is_known {
+                assert_ne!(error.kind(), VerifyErrorKind::Unavailable, "{token}");
+            }
             assert!(error.principal().is_none(), "{token}: it is nobody's");
         }
     });
+}
+
+/// The name of the key of a JWT.
+fn key_of(token: &str) -> Option<Value> {
+    let (header, _) = token.split_once('.')?;
+    let header: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).ok()?).ok()?;
+    header.get("kid").cloned()
 }
 
 fn what_is_not_known_is_refused_and_is_no_outage<V: TokenVerifier>(
