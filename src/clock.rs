@@ -12,40 +12,38 @@ pub trait Clock: Send + Sync + 'static {
     /// The time of day, against which the claims of a token are checked. It may jump.
     fn now(&self) -> SystemTime;
 
+    /// The time of day, up to 10 ms late where that is cheaper to learn: whether a token that was accepted
+    /// before still is need not be asked with more care. Default: [`now`](Self::now).
+    fn coarse_now(&self) -> SystemTime {
+        self.now()
+    }
+
     /// Time since some fixed moment, which never goes back: what limits and latencies count in.
     fn monotonic(&self) -> Duration;
 }
 
-/// The clock of the machine. Every instance shares one monotonic origin.
-///
-/// On Linux, the time of day is that of the kernel's last tick: up to 10 ms old, which is nothing
-/// to claims that count in seconds.
+/// The clock of the machine. Every instance shares one monotonic origin. On Linux,
+/// [`coarse_now`](Clock::coarse_now) is the time of the kernel's last tick.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> SystemTime {
-        time_of_day()
+        SystemTime::now()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn coarse_now(&self) -> SystemTime {
+        use rustix::time::{ClockId, clock_gettime};
+
+        let since_1970 = Duration::try_from(clock_gettime(ClockId::RealtimeCoarse));
+        since_1970.map_or(SystemTime::UNIX_EPOCH, |time| SystemTime::UNIX_EPOCH + time)
     }
 
     fn monotonic(&self) -> Duration {
         static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
         ORIGIN.elapsed()
     }
-}
-
-#[cfg(target_os = "linux")]
-fn time_of_day() -> SystemTime {
-    use rustix::time::{ClockId, clock_gettime};
-
-    let since_1970 = clock_gettime(ClockId::RealtimeCoarse);
-    Duration::try_from(since_1970)
-        .map_or(SystemTime::UNIX_EPOCH, |time| SystemTime::UNIX_EPOCH + time)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn time_of_day() -> SystemTime {
-    SystemTime::now()
 }
 
 /// A clock that moves when it is told to, for tests. Clones show the same time.
@@ -117,6 +115,10 @@ impl fmt::Debug for ManualClock {
 impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn now(&self) -> SystemTime {
         (**self).now()
+    }
+
+    fn coarse_now(&self) -> SystemTime {
+        (**self).coarse_now()
     }
 
     fn monotonic(&self) -> Duration {

@@ -89,9 +89,10 @@ pub use self::routed::RoutedVerifier;
 )]
 pub trait TokenVerifier: Send + Sync + 'static {
     /// The principal of a text that was accepted before, byte for byte, and still would be: asked
-    /// ahead of [`try_verify`](Self::try_verify), before anybody has looked at the text's form.
-    /// `None` says nothing. A verifier that remembers gives this shortcut; one that stands around
-    /// others passes it on if it would add nothing of its own to the answer.
+    /// ahead of [`try_verify`](Self::try_verify), before anybody has looked at the text's form, at a
+    /// time that may be [a little late](crate::Clock::coarse_now). `None` says nothing. A verifier that
+    /// remembers gives this shortcut; one that stands around others passes it on if it would add nothing
+    /// of its own to the answer.
     fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
         let _ = (text, now);
         None

@@ -3,18 +3,22 @@
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use tokio::sync::Barrier;
+use tower::Layer;
 use tower_gate::store::{TokenFilter, TokenQuery, TokenStore};
 use tower_gate::verifier::opaque::{
     InvalidOpaqueTokens, NewToken, OpaqueTokens, Peppers, TokenError,
 };
 use tower_gate::verifier::{CachedVerifier, VerifyRequest};
-use tower_gate::{BearerToken, Principal, TokenKind, TokenVerifier};
+use tower_gate::{
+    AuthenticateLayer, BearerToken, Clock, ManualClock, Principal, TokenKind, TokenVerifier,
+};
 
 use crate::scene::{ISSUER, Scene, at, pepper, with_every_store};
+use crate::support::{Probe, send, with_token};
 use crate::watched::Watched;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -503,6 +507,39 @@ async fn another_memory_around_the_verifier_forgets_with_it() {
     scene.tokens.revoke(&issued.record.id).await.unwrap();
     let error = verifier.verify(&request).await.unwrap_err();
     assert_eq!(error.kind().as_str(), "revoked", "attack 23");
+}
+
+/// As the time of day is that the kernel keeps between two ticks.
+struct Late(ManualClock);
+
+impl Clock for Late {
+    fn now(&self) -> SystemTime {
+        self.0.now()
+    }
+
+    fn coarse_now(&self) -> SystemTime {
+        self.0.now() - Duration::from_millis(10)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_late_lets_tokens_neither_begin_nor_end_late() {
+    let scene = Scene::new(Watched::new());
+    let late =
+        AuthenticateLayer::new(scene.tokens.verifier()).with_clock(Late(scene.clock.clone()));
+    let service = late.layer(Probe::default());
+    let begin = scene.clock.now();
+    let issued = scene.tokens.issue(NewToken::new("user-1").not_before(begin)).await.unwrap();
+    let status = async || send(&service, with_token(issued.token.expose())).await.status;
+    assert_eq!(status().await, 200, "it has begun");
+    scene.clock.advance(Duration::from_secs(1));
+    assert_eq!(status().await, 200, "from memory");
+    assert!(scene.tokens.expire(&issued.record.id, scene.clock.now()).await.unwrap());
+    assert_eq!(status().await, 401, "attack 23: it has ended once that returns");
 }
 
 #[tokio::test]

@@ -149,7 +149,7 @@ impl Shared {
         }
         let awake = self.started.elapsed().saturating_sub(Duration::from_nanos(loaded_at));
         let loaded_at_day = Duration::from_nanos(self.loaded_at_day.load(Ordering::Acquire));
-        Some(awake.max(since_1970(self.clock.now()).saturating_sub(loaded_at_day)))
+        Some(awake.max(since_1970(self.clock.coarse_now()).saturating_sub(loaded_at_day)))
     }
 
     fn is_fresh(&self) -> bool {
