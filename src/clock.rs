@@ -34,10 +34,12 @@ impl Clock for SystemClock {
 
     #[cfg(target_os = "linux")]
     fn coarse_now(&self) -> SystemTime {
-        use rustix::time::{ClockId, clock_gettime};
+        use nix::time::{ClockId, clock_gettime};
 
-        let since_1970 = Duration::try_from(clock_gettime(ClockId::RealtimeCoarse));
-        since_1970.map_or(SystemTime::UNIX_EPOCH, |time| SystemTime::UNIX_EPOCH + time)
+        let since_1970 = clock_gettime(ClockId::CLOCK_REALTIME_COARSE).ok().map(Duration::from);
+        // A time before 1970 reads as one that is too far ahead.
+        let time = since_1970.and_then(|since| SystemTime::UNIX_EPOCH.checked_add(since));
+        time.unwrap_or_else(|| self.now())
     }
 
     fn monotonic(&self) -> Duration {

@@ -137,7 +137,8 @@ fn after_scheme(value: &[u8]) -> Option<&[u8]> {
     let value = value.trim_ascii_start();
     let (scheme, rest) = value.split_at_checked(6)?;
     let ends = rest.first().is_none_or(|byte| matches!(byte, b' ' | b'\t'));
-    (ends && scheme.eq_ignore_ascii_case(b"bearer")).then_some(rest)
+    // As nearly all write it, in one comparison.
+    (ends && (scheme == b"Bearer" || scheme.eq_ignore_ascii_case(b"bearer"))).then_some(rest)
 }
 
 fn is_b64token(text: &[u8]) -> bool {

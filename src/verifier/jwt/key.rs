@@ -22,11 +22,11 @@ const MAX_KEYS: usize = 64;
 /// The longest header that is kept, in bytes of base64url.
 const MAX_SEEN_HEADER: usize = 512;
 
-/// A key that checks signatures of exactly one algorithm (RFC 8725 §3.1).
+/// A key that checks signatures of exactly one algorithm (RFC 8725 §3.1), or where an RSA key of a set
+/// names none, of every one for RSA (RFC 7517 §4.4).
 pub struct VerifyingKey {
     pub(super) kid: Option<Arc<str>>,
-    /// The key as its algorithm needs it: as each of six does, for an RSA key of a set that names
-    /// none (RFC 7517 §4.4).
+    /// The key as each of its algorithms needs it.
     forms: Box<[(Algorithm, SignatureKey)]>,
     /// A hash of the key, to tell whether a set still has it.
     print: u64,
