@@ -58,17 +58,42 @@ pub struct Revocation {
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Target {
     All,
-    Client { issuer: Box<str>, client: Box<str> },
-    Issuer { issuer: Box<str> },
-    Key { issuer: Box<str>, key_id: Box<str> },
-    Subject { issuer: Box<str>, subject: Box<str> },
-    Token { issuer: Box<str>, token_id: Box<str> },
+    Client {
+        issuer: Box<str>,
+        client: Box<str>,
+    },
+    Issuer {
+        issuer: Box<str>,
+    },
+    Key {
+        issuer: Box<str>,
+        key_id: Box<str>,
+    },
+    /// What is remembered of a token, which may be good all the same.
+    Remembered {
+        issuer: Box<str>,
+        token_id: Box<str>,
+    },
+    Subject {
+        issuer: Box<str>,
+        subject: Box<str>,
+    },
+    Token {
+        issuer: Box<str>,
+        token_id: Box<str>,
+    },
 }
 
 impl Revocation {
     /// One token, by its id (`jti`).
     pub fn token(issuer: &str, token_id: &str) -> Self {
         Self::of(Target::Token { issuer: issuer.into(), token_id: token_id.into() })
+    }
+
+    /// What nodes remember of one token: until the end, it is verified for every request.
+    #[cfg(feature = "opaque")]
+    pub(crate) fn remembered(issuer: &str, token_id: &str) -> Self {
+        Self::of(Target::Remembered { issuer: issuer.into(), token_id: token_id.into() })
     }
 
     /// All tokens of a subject.

@@ -154,7 +154,9 @@ impl<V: TokenVerifier> TokenVerifier for CachedVerifier<V> {
 
     fn try_verify(&self, request: &VerifyRequest) -> Option<Result<Principal, VerifyError>> {
         let id = TokenId::of(&request.token);
-        if let Some(principal) = self.remembered(id, request.now) {
+        if !request.anew
+            && let Some(principal) = self.remembered(id, request.now)
+        {
             return Some(Ok(principal));
         }
         let began = self.began();
@@ -167,7 +169,9 @@ impl<V: TokenVerifier> TokenVerifier for CachedVerifier<V> {
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
         let id = TokenId::of(&request.token);
-        if let Some(principal) = self.remembered(id, request.now) {
+        if !request.anew
+            && let Some(principal) = self.remembered(id, request.now)
+        {
             return Ok(principal);
         }
         let began = self.began();

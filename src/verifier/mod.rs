@@ -188,13 +188,21 @@ pub struct VerifyRequest {
     pub token: BearerToken,
     /// The time against which its times are checked.
     pub now: SystemTime,
+    /// Whether what is remembered of it does not count.
+    pub(crate) anew: bool,
 }
 
 impl VerifyRequest {
     /// A question about this token at this time.
     #[must_use]
     pub fn new(token: BearerToken, now: SystemTime) -> Self {
-        Self { token, now }
+        Self { token, now, anew: false }
+    }
+
+    /// The same question to whoever remembers the answer, and is to ask again.
+    #[cfg(feature = "revocation")]
+    pub(crate) fn anew(&self) -> Self {
+        Self { anew: true, ..self.clone() }
     }
 }
 

@@ -24,7 +24,8 @@ impl OpaqueTokens {
         let told = |record: &TokenRecord| {
             // The same for whoever tries again, so that a store keeps it once. The store may have
             // taken all its time until nobody could read the token as good any more.
-            let told = self.told(record, record.revoked_at?.checked_add(self.timeout));
+            let told = Revocation::token(&record.issuer, &record.id);
+            let told = self.ending(told, record.revoked_at?.checked_add(self.timeout));
             told.end().is_none_or(|end| now < end).then_some(told)
         };
         let mut query = Some(TokenQuery::new(which).limit(TokenQuery::MOST));
@@ -36,19 +37,33 @@ impl OpaqueTokens {
         Ok(())
     }
 
-    /// Has all nodes refuse a token that is not revoked until each of them asks the store.
-    pub(super) async fn hold_back(&self, id: &str) -> Result<(), StoreError> {
+    /// Has all nodes refuse a token that has just expired: by the clocks of some it has not yet.
+    pub(super) async fn tell_expired(&self, id: &str) -> Result<(), StoreError> {
+        self.tell(id, Revocation::token).await
+    }
+
+    /// Has all nodes ask the store about a token that was disabled, for as long as one of them may
+    /// remember that it was good: it may be enabled meanwhile.
+    pub(super) async fn doubt(&self, id: &str) -> Result<(), StoreError> {
+        self.tell(id, Revocation::remembered).await
+    }
+
+    async fn tell(
+        &self,
+        id: &str,
+        what: impl FnOnce(&str, &str) -> Revocation,
+    ) -> Result<(), StoreError> {
         let (Some(revocations), Some(record)) = (&self.revocations, self.describe(id).await?)
         else {
             return Ok(());
         };
-        revocations.revoke(self.told(&record, Some(self.clock.now()))).await
+        let told = what(&record.issuer, &record.id);
+        revocations.revoke(self.ending(told, Some(self.clock.now()))).await
     }
 
     /// It ends when no node remembers any more that the token was good, which it was at this time at
     /// the latest: from then on each asks the store. What is told cannot be taken back.
-    fn told(&self, record: &TokenRecord, last_good: Option<SystemTime>) -> Revocation {
-        let told = Revocation::token(&record.issuer, &record.id);
+    fn ending(&self, told: Revocation, last_good: Option<SystemTime>) -> Revocation {
         let remembered = self.max_age.saturating_add(APART);
         match last_good.and_then(|last_good| last_good.checked_add(remembered)) {
             Some(end) => told.with_end(end),

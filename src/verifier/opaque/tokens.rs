@@ -274,7 +274,7 @@ impl OpaqueTokens {
         let found = self.within(self.store.expire(id, whole_millis(at))).await?;
         drop(forget);
         if found && at <= self.clock.now() {
-            self.hold_back(id).await?;
+            self.tell_expired(id).await?;
         }
         Ok(found)
     }
@@ -309,9 +309,8 @@ impl OpaqueTokens {
         self.set_enabled(id, false).await
     }
 
-    /// Makes a token that was disabled usable again: at once, or where nodes were
-    /// [told](OpaqueTokensBuilder::with_revocations) that it was disabled, five minutes after the last
-    /// of them has [forgotten](OpaqueTokensBuilder::with_max_age) it. Says whether there is one.
+    /// Makes a token that was disabled usable again, at once and on every node. Says whether there is
+    /// one.
     ///
     /// # Errors
     ///
@@ -334,7 +333,7 @@ impl OpaqueTokens {
         let found = self.within(self.store.set_enabled(id, enabled)).await?;
         drop(forget);
         if found && !enabled {
-            self.hold_back(id).await?;
+            self.doubt(id).await?;
         }
         Ok(found)
     }

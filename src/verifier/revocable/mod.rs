@@ -235,9 +235,11 @@ impl<V: TokenVerifier> RevocableVerifier<V> {
                 shared.count_stale();
                 Ok(principal.gone_stale())
             }
-            Standing::Unknown => Err(VerifyError::unavailable(shared.outage())
-                .with_principal(principal)
-                .with_retry_after(shared.times.poll.min(VerifyError::RETRY_AFTER))),
+            Standing::Doubtful | Standing::Unknown => {
+                Err(VerifyError::unavailable(shared.outage())
+                    .with_principal(principal)
+                    .with_retry_after(shared.times.poll.min(VerifyError::RETRY_AFTER)))
+            }
         }
     }
 }
@@ -245,7 +247,7 @@ impl<V: TokenVerifier> RevocableVerifier<V> {
 impl<V: TokenVerifier> TokenVerifier for RevocableVerifier<V> {
     fn recall(&self, text: &[u8], now: SystemTime) -> Option<Principal> {
         let principal = self.inner.recall(text, now)?;
-        let standing = self.revocations.shared.standing(&principal, now);
+        let standing = self.revocations.shared.standing(&principal, now, false);
         (standing == Standing::Good).then_some(principal)
     }
 
@@ -255,20 +257,25 @@ impl<V: TokenVerifier> TokenVerifier for RevocableVerifier<V> {
             refused => return Some(refused),
         };
         let shared = &self.revocations.shared;
-        let standing = shared.standing(&principal, request.now);
-        if standing == Standing::Unknown && shared.when_stale == WhenStale::Ask {
+        let standing = shared.standing(&principal, request.now, request.anew);
+        let asks = standing == Standing::Unknown && shared.when_stale == WhenStale::Ask;
+        if asks || standing == Standing::Doubtful {
             return None;
         }
         Some(self.answer(standing, principal))
     }
 
     async fn verify(&self, request: &VerifyRequest) -> Result<Principal, VerifyError> {
-        let principal = self.inner.verify(request).await?;
+        let mut principal = self.inner.verify(request).await?;
         let shared = &self.revocations.shared;
-        let mut standing = shared.standing(&principal, request.now);
+        let mut standing = shared.standing(&principal, request.now, request.anew);
+        if standing == Standing::Doubtful {
+            principal = self.inner.verify(&request.anew()).await?;
+            standing = shared.standing(&principal, request.now, true);
+        }
         if standing == Standing::Unknown && shared.when_stale == WhenStale::Ask {
             shared.catch_up().await;
-            standing = shared.standing(&principal, request.now);
+            standing = shared.standing(&principal, request.now, true);
         }
         self.answer(standing, principal)
     }

@@ -20,6 +20,16 @@ struct OfIssuer {
     keys: Names,
     subjects: Names,
     tokens: Names,
+    remembered: Names,
+}
+
+/// What is known of a token that is good by itself.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Verdict {
+    Good,
+    Revoked,
+    /// It may not be any more, unless it has just been verified.
+    Doubtful,
 }
 
 #[derive(Debug, Default)]
@@ -59,6 +69,9 @@ impl Revoked {
             Target::Key { issuer, key_id } => self.of(issuer).keys.add(key_id, more),
             Target::Subject { issuer, subject } => self.of(issuer).subjects.add(subject, more),
             Target::Token { issuer, token_id } => self.of(issuer).tokens.add(token_id, more),
+            Target::Remembered { issuer, token_id } => {
+                self.of(issuer).remembered.add(token_id, more)
+            }
         }
     }
 
@@ -66,22 +79,25 @@ impl Revoked {
         self.issuers.entry(issuer.into()).or_default()
     }
 
-    pub(super) fn covers(&self, principal: &Principal, now: SystemTime) -> bool {
+    pub(super) fn verdict(&self, principal: &Principal, now: SystemTime) -> Verdict {
         let moment = Moment { now: seconds(now), issued_at: principal.issued_at().map(seconds) };
-        self.all.cover(moment)
-            || self
-                .issuers
-                .get(principal.issuer())
-                .is_some_and(|issuer| issuer.cover(principal, moment))
+        let issuer = self.issuers.get(principal.issuer());
+        if self.all.cover(moment) || issuer.is_some_and(|issuer| issuer.cover(principal, moment)) {
+            Verdict::Revoked
+        } else if issuer.is_some_and(|issuer| issuer.doubts(principal, moment)) {
+            Verdict::Doubtful
+        } else {
+            Verdict::Good
+        }
     }
 
     /// Forgets what is over.
     pub(super) fn drop_ended(&mut self, now: SystemTime) {
         let now = seconds(now);
         self.issuers.retain(|_, issuer| {
-            let OfIssuer { whole, clients, keys, subjects, tokens } = issuer;
+            let OfIssuer { whole, clients, keys, subjects, tokens, remembered } = issuer;
             let mut goes_on = whole.end() > now;
-            for names in [clients, keys, subjects, tokens] {
+            for names in [clients, keys, subjects, tokens, remembered] {
                 names.drop_ended(now);
                 goes_on |= !names.limits.is_empty();
             }
@@ -92,8 +108,9 @@ impl Revoked {
     /// How many names there are.
     pub(super) fn len(&self) -> usize {
         let names = |issuer: &OfIssuer| {
-            let OfIssuer { whole, clients, keys, subjects, tokens } = issuer;
-            let names = [clients, keys, subjects, tokens].map(|names| names.limits.len());
+            let OfIssuer { whole, clients, keys, subjects, tokens, remembered } = issuer;
+            let names = [clients, keys, subjects, tokens, remembered];
+            let names = names.map(|names| names.limits.len());
             names.iter().sum::<usize>() + usize::from(*whole != Limits::default())
         };
         let issuers: usize = self.issuers.values().map(names).sum();
@@ -113,6 +130,10 @@ impl OfIssuer {
             || principal.token_id().is_some_and(|id| self.tokens.cover(id, moment))
             || has_client && self.clients.cover_or_any(principal.client(), moment)
             || has_key && self.keys.cover_or_any(principal.key_id(), moment)
+    }
+
+    fn doubts(&self, principal: &Principal, moment: Moment) -> bool {
+        principal.token_id().is_some_and(|id| self.remembered.cover(id, moment))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::revocation::Revocation;
 use crate::store::{ErasedRevocationStore, News, RevokeRequest, StoreError};
 use crate::trace;
 use crate::verifier::revocable::WhenStale;
-use crate::verifier::revocable::revoked::Revoked;
+use crate::verifier::revocable::revoked::{Revoked, Verdict};
 
 /// The longest that any of the times may be, but for the life of a token.
 const MAX_TIME: Duration = Duration::from_secs(86_400);
@@ -99,6 +99,8 @@ struct Cursor {
 pub(super) enum Standing {
     Good,
     Revoked,
+    /// Not revoked, and what is remembered of it may be out of date.
+    Doubtful,
     /// Not revoked as far as is known, which is too long ago.
     Unknown,
 }
@@ -128,15 +130,20 @@ impl Shared {
         }
     }
 
-    pub(super) fn standing(&self, principal: &Principal, now: SystemTime) -> Standing {
+    /// Of a principal that may be remembered, or is newly verified.
+    pub(super) fn standing(
+        &self,
+        principal: &Principal,
+        now: SystemTime,
+        is_new: bool,
+    ) -> Standing {
         // Asked first: what is revoked is then at least as fresh as this says.
         let is_fresh = self.is_fresh();
-        if self.revoked().covers(principal, now) {
-            Standing::Revoked
-        } else if is_fresh {
-            Standing::Good
-        } else {
-            Standing::Unknown
+        match self.revoked().verdict(principal, now) {
+            Verdict::Revoked => Standing::Revoked,
+            Verdict::Doubtful if !is_new => Standing::Doubtful,
+            _ if is_fresh => Standing::Good,
+            _ => Standing::Unknown,
         }
     }
 
