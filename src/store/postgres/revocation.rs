@@ -8,7 +8,9 @@ use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreEr
 ///
 /// The pool is the application's own. Each node keeps one of its connections for news; when it
 /// breaks, another is taken. Where the pool has only one, or is behind a pooler that hands out
-/// connections by the transaction, there are no news, and nodes learn when they ask.
+/// connections by the transaction, there are no news, and nodes learn when they ask. Where the
+/// application keeps all the others busy for longer than what is known may age, everybody is refused
+/// with 503: a small pool of its own, of two or three connections, does not share that.
 ///
 /// ```no_run
 /// use tower_gate::store::postgres::PostgresRevocations;
