@@ -110,8 +110,8 @@ pub trait TokenVerifier: Send + Sync + 'static {
         request: &VerifyRequest,
     ) -> impl Future<Output = Result<Principal, VerifyError>> + Send;
 
-    /// A number that grows whenever a token that was good before may not be any more, as when a key
-    /// is withdrawn. A [`CachedVerifier`] asks for it on every hit, so it must be cheap.
+    /// A number that is another one whenever a token that was good before may not be any more, as when a
+    /// key is withdrawn. A [`CachedVerifier`] asks for it on every hit, so it must be cheap.
     fn generation(&self) -> u64 {
         0
     }

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::postgres::PgPoolOptions;
 use tokio::time::sleep;
 use tower_gate::Revocation;
 use tower_gate::store::memory::MemoryRevocations;
+use tower_gate::store::postgres::PostgresRevocations;
 use tower_gate::store::redis::RedisRevocations;
 use tower_gate::verifier::revocable::{Revocations, WhenStale};
 
 use crate::node::{ISSUER, Node, principals};
 use crate::servers::redis::{Redis, RedisCluster};
-use crate::shared::{Server, keys, postgres, redis};
+use crate::shared::{Server, database, keys, postgres, redis};
 
 const DOWN: &str = "503 temporarily_unavailable verifier_unavailable";
 const LONG: Duration = Duration::from_secs(20);
@@ -166,6 +168,23 @@ async fn a_redis_without_a_client_for_news_is_polled() {
     assert!(took < Duration::from_secs(2), "OPAQUE-73: {took:?}");
 }
 
+/// The connection for news would be the only one, and nobody would learn what is revoked any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_postgres_with_one_connection_is_polled() {
+    let database = database();
+    let node = async || {
+        let options = PgPoolOptions::new().max_connections(1).acquire_timeout(LONG);
+        let store = PostgresRevocations::new(options.connect(database.url()).await.unwrap());
+        store.migrate().await.unwrap();
+        Node::start(store).await
+    };
+    let (one, other) = (node().await, node().await);
+    assert!(other.accepts("base").await);
+    one.revoke(Revocation::token(ISSUER, "t-1")).await;
+    other.refuses_within("base", LONG).await;
+    assert!(other.accepts("token").await, "it knows that it knows all");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_in_the_store_that_is_no_revocation_is_an_outage() {
     let keys = keys();
@@ -219,7 +238,7 @@ async fn a_cluster_keeps_and_tells_across_a_failover() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_make_their_table_at_the_same_time() {
-    let database = crate::shared::database();
+    let database = database();
     let mut nodes = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let url = database.url().to_owned();

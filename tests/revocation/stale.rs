@@ -613,6 +613,37 @@ async fn a_cache_outside_forgets_when_something_is_revoked() {
     assert!(node.accepts("token").await);
 }
 
+/// Nor is one that keeps what the application loads for a principal.
+#[tokio::test(start_paused = true)]
+async fn a_cache_outside_accepts_nobody_while_the_age_is_too_high() {
+    use tower_gate::TokenVerifier;
+    use tower_gate::verifier::revocable::RevocableVerifier;
+    use tower_gate::verifier::{CachedVerifier, VerifyError, VerifyErrorKind, VerifyRequest};
+
+    let store = Moody::default();
+    let revocations = Revocations::builder(store.clone()).start().unwrap();
+    revocations.ready().await.unwrap();
+    let inner = |request: VerifyRequest| {
+        let found = principals().get(request.token.as_str()).cloned();
+        async move { found.ok_or(VerifyErrorKind::UnknownToken.into()) }
+    };
+    // Twice, as where opaque tokens that other nodes are told of are among others.
+    let revocable = RevocableVerifier::new(inner, &revocations);
+    let revocable = RevocableVerifier::new(revocable, &revocations);
+    let load = async |_| Ok::<_, VerifyError>("the user");
+    let verifier = CachedVerifier::new(revocable.load(load));
+    let node = Node::behind(revocations, verifier, ManualClock::default());
+    assert!(node.accepts("base").await);
+    store.is(Mood::Down);
+    sleep(Duration::from_secs(9)).await;
+    assert!(node.accepts("base").await, "it is young enough");
+    sleep(Duration::from_secs(3)).await;
+    node.get("base").await.is_outage("what is remembered is not good by itself");
+    store.is(Mood::Good);
+    sleep(Duration::from_secs(2)).await;
+    assert!(node.accepts("base").await);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_token_that_was_seen_before_is_asked_about_and_not_verified_again() {
     let node = Node::start(MemoryRevocations::new()).await;

@@ -7,8 +7,10 @@ use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreEr
 /// Revocations in PostgreSQL 11 or newer.
 ///
 /// The pool is the application's own. Each node keeps one of its connections for news; when it
-/// breaks, another is taken. Behind a pooler that hands out connections by the transaction there are
-/// no news, and nodes learn when they ask.
+/// breaks, another is taken. Where the pool has only one, or is behind a pooler that hands out
+/// connections by the transaction, there are no news, and nodes learn when they ask. Where the
+/// application keeps all the others busy for longer than what is known may age, everybody is refused
+/// with 503: a small pool of its own, of two or three connections, does not share that.
 ///
 /// ```no_run
 /// use tower_gate::store::postgres::PostgresRevocations;
@@ -166,6 +168,10 @@ impl RevocationStore for PostgresRevocations {
     }
 
     async fn watch(&self, news: News) -> Result<(), StoreError> {
+        // It would keep the only connection from everybody who has to load what is new.
+        if self.pool.options().get_max_connections() < 2 {
+            return Err(StoreError::new("the pool has no second connection, for news"));
+        }
         let mut listener = PgListener::connect_with(&self.pool).await.map_err(StoreError::new)?;
         // Whoever calls this knows when to try again.
         listener.eager_reconnect(false);

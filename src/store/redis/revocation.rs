@@ -33,7 +33,8 @@ use crate::store::{News, RevocationPage, RevocationStore, RevokeRequest, StoreEr
 ///
 /// Redis must not lose what it was told: let it write an append-only file (`appendonly yes`), and
 /// never evict (`maxmemory-policy noeviction`). A failover to a replica loses what had not reached
-/// it; nodes that run go on enforcing what they know.
+/// it; nodes that run go on enforcing what they know. A client of a cluster must not read from
+/// replicas: what these have not heard of yet would count as known not to be revoked.
 ///
 /// Each revocation deletes up to 1000 that have ended, so there are no more than had not ended at
 /// some moment. What is left when nobody revokes any more harms nobody.

@@ -64,8 +64,9 @@
 //!
 //! # Security
 //!
-//! Put it outside of a [`CachedVerifier`](crate::verifier::CachedVerifier). One inside is told to
-//! forget everything at each revocation, and accepts what it remembers while the store is down.
+//! Put it outside of a [`CachedVerifier`](crate::verifier::CachedVerifier). One that goes around it, as
+//! to keep what was [loaded](crate::TokenVerifier::load) for a principal, forgets everything at each
+//! revocation, and answers nothing from memory while what is revoked is not known for certain.
 //!
 //! Nodes that run enforce what they know also where the store has lost it, and load everything anew
 //! where another server has taken over. Those that start afterwards know nothing of what was lost.
@@ -280,7 +281,8 @@ impl<V: TokenVerifier> TokenVerifier for RevocableVerifier<V> {
         self.answer(standing, principal)
     }
 
-    /// Also grows with every revocation, which a cache around this verifier must not outlive.
+    /// Also grows with every revocation, which a cache around this verifier must not outlive, and is
+    /// another one while what is revoked is not known for certain.
     fn generation(&self) -> u64 {
         self.inner.generation().wrapping_add(self.revocations.shared.generation())
     }

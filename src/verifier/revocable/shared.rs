@@ -21,6 +21,9 @@ use crate::verifier::revocable::revoked::{Revoked, Verdict};
 /// The longest that any of the times may be, but for the life of a token.
 const MAX_TIME: Duration = Duration::from_secs(86_400);
 
+/// Beyond any number of revocations, and not made up for by others where generations are added up.
+const UNCERTAIN: u64 = 1 << 40;
+
 /// How many revocations the store is told of in one request.
 const TOLD_AT_ONCE: usize = 1000;
 
@@ -163,8 +166,11 @@ impl Shared {
         self.age().is_some_and(|age| age <= self.times.max_age)
     }
 
+    /// Another one while what is known is too old: what a cache remembers from before is not good by
+    /// itself then.
     pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+        let uncertain = if self.is_fresh() { 0 } else { UNCERTAIN };
+        self.generation.load(Ordering::Acquire).wrapping_add(uncertain)
     }
 
     pub(super) fn failures(&self) -> u32 {
