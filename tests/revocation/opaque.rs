@@ -1,6 +1,6 @@
 //! Opaque tokens that one node revokes, and others remember as good.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Response;
@@ -9,7 +9,9 @@ use tower_gate::fetch::FetchRequest;
 use tower_gate::store::memory::{MemoryRevocations, MemoryTokenStore};
 use tower_gate::store::{RevocationStore, TokenFilter};
 use tower_gate::verifier::introspection::IntrospectionVerifier;
-use tower_gate::verifier::opaque::{InvalidOpaqueTokens, NewToken, OpaqueTokens, Pepper, Peppers};
+use tower_gate::verifier::opaque::{
+    InvalidOpaqueTokens, NewToken, OpaqueTokens, Pepper, Peppers, TokenError,
+};
 use tower_gate::verifier::revocable::{RevocableVerifier, Revocations};
 use tower_gate::{Clock, ManualClock, Principal, Revocation, SystemClock};
 
@@ -143,6 +145,51 @@ async fn what_nodes_are_told_of_a_token_ends_when_none_remembers_it_any_more() {
     assert_eq!(told.first(), told.last(), "OPAQUE-70: a store may keep it once");
     let lasts = told[0].end().unwrap().duration_since(revoked_at).unwrap();
     assert!((630..=631).contains(&lasts.as_secs()), "OPAQUE-70: {lasts:?}");
+}
+
+/// Others may remember a token for longer than it has left by then.
+#[tokio::test]
+async fn an_end_that_comes_soon_is_told_to_other_nodes() {
+    let soon = Duration::from_secs(30);
+    for end in ["expired", "replaced"] {
+        let (store, shared) = (MemoryTokenStore::new(), Moody::default());
+        let (clock, max_age) = (ManualClock::new(SystemTime::now()), Duration::from_secs(300));
+        let (tokens, one) = node_at(&store, &shared, clock.clone(), max_age).await;
+        let (_, other) = node_at(&store, &shared, clock.clone(), max_age).await;
+        let issued = tokens.issue(NewToken::new("ada")).await.unwrap();
+        let (id, text) = (&issued.record.id, issued.token.expose());
+        assert!(other.accepts(text).await, "and it is remembered");
+        match end {
+            "expired" => drop(tokens.expire(id, clock.now() + soon).await.unwrap()),
+            _ => drop(tokens.rotate(id, soon).await.unwrap()),
+        }
+        let began = Instant::now();
+        while other.revocations.is_empty() {
+            assert!(began.elapsed() < SOON, "OPAQUE-70: {end}: nobody has told it");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(one.accepts(text).await && other.accepts(text).await, "{end}: not yet");
+        clock.advance(soon);
+        for node in [&one, &other] {
+            node.catches_up().await;
+            let answer = node.get(text).await.text;
+            assert_eq!(answer, "401 token_expired expired", "OPAQUE-70: {end}");
+        }
+    }
+}
+
+/// The successor would be issued after the moment up to which tokens are revoked.
+#[tokio::test]
+async fn a_token_that_is_revoked_with_others_has_no_successor() {
+    let (store, shared) = (MemoryTokenStore::new(), Moody::default());
+    let (tokens, node) = node(&store, &shared).await;
+    let issued = tokens.issue(NewToken::new("ada").client("web")).await.unwrap();
+    let bob = tokens.issue(NewToken::new("bob")).await.unwrap();
+    let now = SystemTime::now();
+    node.revoke(Revocation::subject(ISSUER, "ada").with_issued_until(now)).await;
+    let refused = tokens.rotate(&issued.record.id, SOON).await.unwrap_err();
+    assert!(matches!(refused, TokenError::Ended), "attack 23: {refused:?}");
+    assert!(tokens.rotate(&bob.record.id, SOON).await.is_ok());
 }
 
 /// A node that did would let a revoked token in again, once what it was told has ended.

@@ -143,22 +143,23 @@ impl Lookup {
     }
 
     fn principal(&self, record: &TokenRecord) -> Principal {
-        let issuer = if *self.issuer == record.issuer {
-            self.issuer.clone()
-        } else {
-            (&*record.issuer).into()
-        };
-        let principal = Principal::builder(issuer, &record.subject)
-            .scopes(record.scopes.as_str())
-            .roles(record.roles.iter().map(String::as_str))
-            .token_id(&record.id)
-            .issued_at(record.issued_at)
-            .expires_at(record.expires_at)
-            .claims(record.metadata.as_bytes());
-        match &record.client {
-            Some(client) => principal.client(client).build(),
-            None => principal.build(),
-        }
+        principal_of(record, &self.issuer)
+    }
+}
+
+/// Whose token it is, where this issuer's name is at hand.
+pub(super) fn principal_of(record: &TokenRecord, known: &Arc<str>) -> Principal {
+    let issuer = if **known == record.issuer { known.clone() } else { (&*record.issuer).into() };
+    let principal = Principal::builder(issuer, &record.subject)
+        .scopes(record.scopes.as_str())
+        .roles(record.roles.iter().map(String::as_str))
+        .token_id(&record.id)
+        .issued_at(record.issued_at)
+        .expires_at(record.expires_at)
+        .claims(record.metadata.as_bytes());
+    match &record.client {
+        Some(client) => principal.client(client).build(),
+        None => principal.build(),
     }
 }
 

@@ -48,6 +48,16 @@ impl OpaqueTokens {
         self.tell(id, Revocation::remembered).await
     }
 
+    /// The same of a token that ends at this moment, if that is before all nodes have forgotten it.
+    pub(super) async fn doubt_until(&self, id: &str, end: SystemTime) -> Result<(), StoreError> {
+        let forgotten = self.clock.now().checked_add(self.max_age.saturating_add(APART));
+        if forgotten.is_none_or(|forgotten| end < forgotten) {
+            self.doubt(id).await
+        } else {
+            Ok(())
+        }
+    }
+
     async fn tell(
         &self,
         id: &str,

@@ -15,7 +15,7 @@ use crate::trace;
 use crate::verifier::VerifiedTokens;
 use crate::verifier::opaque::builder::OpaqueTokensBuilder;
 use crate::verifier::opaque::format::{self, Format, FreshToken};
-use crate::verifier::opaque::lookup::OpaqueVerifier;
+use crate::verifier::opaque::lookup::{OpaqueVerifier, principal_of};
 use crate::verifier::opaque::new_token::NewToken;
 use crate::verifier::opaque::pepper::Peppers;
 use crate::verifier::opaque::unknown::UnknownTokens;
@@ -166,9 +166,11 @@ impl OpaqueTokens {
 
     /// Issues a token in the place of another one, for the same holder, with the same rights and as
     /// much time. The old one is good for the overlap, but not beyond its end; without an overlap it
-    /// is revoked, and other nodes that cannot be told accept it until they ask the store again. So
-    /// they do after an overlap that is shorter than what they [remember
-    /// tokens](OpaqueTokensBuilder::with_max_age) for. A token has one successor.
+    /// is revoked. Other nodes that cannot be [told](OpaqueTokensBuilder::with_revocations) accept it
+    /// until they ask the store again. A token has one successor.
+    ///
+    /// Whoever drops the future, or whose caller is gone before the answer, may have lost the successor's
+    /// text: [`TokenRecord::replaced_by`] names it, and to rotate that one gives another.
     ///
     /// # Errors
     ///
@@ -178,15 +180,25 @@ impl OpaqueTokens {
     pub async fn rotate(&self, id: &str, overlap: Duration) -> Result<IssuedToken, TokenError> {
         let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
         let now = self.clock.now();
-        if why_not(&old, now).is_none()
-            && let Some(issued) = self.replace(old, overlap, now).await?
-        {
-            return Ok(issued);
+        if why_not(&old, now).is_none() {
+            if self.is_denied(&old, now) {
+                return Err(TokenError::Ended);
+            }
+            if let Some(issued) = self.replace(old, overlap, now).await? {
+                return Ok(issued);
+            }
         }
         // Whoever has replaced it may not have heard so, and have told nobody.
         self.tell_nodes(TokenFilter::Id(id.to_owned()), now).await?;
         let old = self.describe(id).await?.ok_or(TokenError::Unknown)?;
         Err(why_not(&old, now).unwrap_or(TokenError::Ended))
+    }
+
+    /// Whether it is revoked with others, of which its record does not know: a new one would be issued
+    /// after that, and good.
+    fn is_denied(&self, record: &TokenRecord, now: SystemTime) -> bool {
+        let revocations = self.revocations.as_ref();
+        revocations.is_some_and(|known| known.cover(&principal_of(record, &self.issuer), now))
     }
 
     async fn replace(
@@ -215,7 +227,11 @@ impl OpaqueTokens {
         let which = forget.which.clone();
         drop(forget);
         self.unknown.count_issued();
-        if let Err(error) = self.tell_nodes(which, now).await {
+        let told = match replacement.revoked_at() {
+            Some(_) => self.tell_nodes(which, now).await,
+            None => self.doubt_until(&replacement.id, until).await,
+        };
+        if let Err(error) = told {
             trace::nodes_not_told(&error);
         }
         Ok(Some(issued))
@@ -256,8 +272,8 @@ impl OpaqueTokens {
     }
 
     /// Lets a token end at this moment, unless it does so before. On this node it is so once this
-    /// returns; others accept the token until they have to [ask the store
-    /// again](OpaqueTokensBuilder::with_max_age), or where the moment has come, are
+    /// returns; others may accept it for longer, until they have to [ask the store
+    /// again](OpaqueTokensBuilder::with_max_age) or are
     /// [told](OpaqueTokensBuilder::with_revocations). Says whether there is one that is not revoked.
     ///
     /// A token that [replaces](Self::rotate) this one lasts from its issue to then: whoever is to hold
@@ -275,6 +291,8 @@ impl OpaqueTokens {
         drop(forget);
         if found && at <= self.clock.now() {
             self.tell_expired(id).await?;
+        } else if found {
+            self.doubt_until(id, at).await?;
         }
         Ok(found)
     }

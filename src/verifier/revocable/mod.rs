@@ -176,6 +176,12 @@ impl Revocations {
         self.shared.age()
     }
 
+    /// Whether this node knows that a token of this principal is revoked.
+    #[cfg(feature = "opaque")]
+    pub(crate) fn cover(&self, principal: &Principal, now: SystemTime) -> bool {
+        self.shared.standing(principal, now, true) == Standing::Revoked
+    }
+
     /// How many of the latest loads failed in a row; zero while all is well.
     #[must_use]
     pub fn failures(&self) -> u32 {
