@@ -323,3 +323,30 @@ async fn a_program_waits_for_keys_behind_addresses_that_hang() {
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("too long"), "the operator learns why: {cause}");
 }
+
+/// A fetch that has to look for the document takes longer than a request waits, and its keys come
+/// long before the next one had been due.
+#[tokio::test(start_paused = true)]
+async fn whoever_gives_up_waiting_for_a_key_is_not_sent_away_until_the_next_refresh() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let name = format!("{NAME}/t1");
+    let metadata = json!({ "issuer": name, "jwks_uri": format!("{NAME}/keys") });
+    let (well_known, document) = (format!("{NAME}{INSERTED}"), format!("{NAME}/keys"));
+    let places = Arc::new(Mutex::new(HashMap::from([
+        (well_known.clone(), metadata.to_string()),
+        (document.clone(), jwks(&[&old]).to_string()),
+    ])));
+    let keys = Jwks::discover(&name, answers(&places)).unwrap().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(&name, &keys));
+    // Discovery hangs, and is tried again with each fetch.
+    places.lock().unwrap().remove(&well_known);
+    sleep(Duration::from_secs(3600)).await;
+    places.lock().unwrap().insert(document, jwks(&[&old, &new]).to_string());
+    let token = new.token(&claims(&name, "user-1"));
+    let answer = gate.get(&token).await;
+    answer.is_outage("JWT-72: the fetch goes on");
+    assert_eq!(answer.retry_after, Some(1), "JWT-72");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-70");
+}
