@@ -134,6 +134,12 @@ pub(crate) fn keys_not_fetched(error: &dyn Error) {
     warn!(%error, cause = causes(error), "an issuer's keys were not fetched");
 }
 
+/// Keys are fetched from where an issuer's metadata last said that they are.
+#[cfg(feature = "jwks")]
+pub(crate) fn metadata_not_fetched(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "an issuer's metadata was not fetched; its keys still are");
+}
+
 /// An introspection endpoint takes this API for somebody else. Said once, however often it happens.
 #[cfg(feature = "introspection")]
 pub(crate) fn locked_out(issuer: &str, status: u16) {

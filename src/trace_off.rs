@@ -59,6 +59,9 @@ pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_not_fetched(_: &dyn Error) {}
 
+#[cfg(feature = "jwks")]
+pub(crate) fn metadata_not_fetched(_: &dyn Error) {}
+
 #[cfg(feature = "introspection")]
 pub(crate) fn locked_out(_: &str, _: u16) {}
 
