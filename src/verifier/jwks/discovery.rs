@@ -167,15 +167,18 @@ async fn metadata(
     Ok(document)
 }
 
-/// The keys at this address.
+/// The keys at this address. What is wrong with some of them is told where the document is not the
+/// same as before.
 pub(super) async fn load(
     fetch: &dyn ErasedFetch,
     url: &IssuerUrl,
     limit: Duration,
+    before: &mut Bytes,
 ) -> Result<Loaded, LoadError> {
     let (headers, body) = get(fetch, url, limit).await?;
+    let is_news = std::mem::replace(before, body.clone()) != body;
     let text = std::str::from_utf8(&body).map_err(|_| InvalidKey::NotASet)?;
-    Ok(Loaded { keys: KeySet::from_jwks(text)?, max_age: max_age(&headers) })
+    Ok(Loaded { keys: KeySet::read(text, is_news)?, max_age: max_age(&headers) })
 }
 
 /// Each address has its own time, so that one which never answers does not hide the next.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::fetch::{ErasedFetch, IssuerUrl};
@@ -17,9 +18,10 @@ pub(super) async fn keep_fresh(
     fetch: Arc<dyn ErasedFetch>,
 ) {
     let _ending = Ending(shared.clone());
-    let mut document = None;
+    let (mut document, mut before) = (None, Bytes::new());
     loop {
-        let fetched = caught(once(&location, &*fetch, &mut document, &shared.times)).await;
+        let fetched =
+            caught(once(&location, &*fetch, &mut document, &mut before, &shared.times)).await;
         let fetched = fetched.unwrap_or(Err(LoadError::Panic));
         let next_at = match fetched {
             Ok(loaded) => shared.publish(loaded),
@@ -57,6 +59,7 @@ async fn once(
     location: &Location,
     fetch: &dyn ErasedFetch,
     document: &mut Option<Found>,
+    before: &mut Bytes,
     times: &Times,
 ) -> Result<Loaded, LoadError> {
     let found = match document.take() {
@@ -72,7 +75,7 @@ async fn once(
             (Err(error), _) => return Err(error),
         },
     };
-    let loaded = load(fetch, &found.url, times.timeout).await?;
+    let loaded = load(fetch, &found.url, times.timeout, before).await?;
     *document = Some(found);
     Ok(loaded)
 }
