@@ -185,6 +185,12 @@ impl VerifyingKey {
         let Value::Object(mut members) = value else {
             return Err(InvalidKey::NotAJwk("it is not an object".to_owned()));
         };
+        // Some issuers write what they do not say as null.
+        for name in ["use", "alg", "key_ops"] {
+            if members.get(name).is_some_and(Value::is_null) {
+                members.remove(name);
+            }
+        }
         check_purpose(&members)?;
         // Names that jsonwebtoken does not know would be lost in it.
         let named = match members.remove("alg") {
