@@ -90,8 +90,8 @@ fn two_verifiers_for_the_same_tokens_do_not_start() {
         let routed = add(add(RoutedVerifier::new(), name), other);
         // A prefix and an issuer are different things.
         let routed = by_prefix(by_issuer(routed, "same"), "same");
-        let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| add(routed, name)));
-        let message = panicked.err().expect("OPAQUE-5").downcast::<String>().unwrap();
+        let added = std::panic::catch_unwind(AssertUnwindSafe(|| add(routed, name)));
+        let message = added.expect_err("OPAQUE-5").downcast::<String>().unwrap();
         let expected = format!("are for the {kind} {name:?}: remove one of them");
         assert!(message.contains(&expected), "OPAQUE-5: {message}");
     }
