@@ -128,10 +128,22 @@ pub(crate) fn key_skipped(index: usize, error: &(impl Display + ?Sized)) {
     warn!(index, %error, "a key of the set is not used");
 }
 
+/// A key of a set that nobody expects to be used.
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
+pub(crate) fn key_for_encryption(index: usize) {
+    debug!(index, "a key of the set is for encryption, and not used");
+}
+
 /// The keys of an issuer cannot be brought up to date.
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_not_fetched(error: &dyn Error) {
     warn!(%error, cause = causes(error), "an issuer's keys were not fetched");
+}
+
+/// Keys are fetched from where an issuer's metadata last said that they are.
+#[cfg(feature = "jwks")]
+pub(crate) fn metadata_not_fetched(error: &dyn Error) {
+    warn!(%error, cause = causes(error), "an issuer's metadata was not fetched; its keys still are");
 }
 
 /// An introspection endpoint takes this API for somebody else. Said once, however often it happens.

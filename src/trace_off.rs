@@ -56,8 +56,14 @@ pub(crate) fn audit_recovered(_: u64) {}
 #[cfg(any(feature = "jwt", feature = "rust-crypto"))]
 pub(crate) fn key_skipped(_: usize, _: &(impl Display + ?Sized)) {}
 
+#[cfg(any(feature = "jwt", feature = "rust-crypto"))]
+pub(crate) fn key_for_encryption(_: usize) {}
+
 #[cfg(feature = "jwks")]
 pub(crate) fn keys_not_fetched(_: &dyn Error) {}
+
+#[cfg(feature = "jwks")]
+pub(crate) fn metadata_not_fetched(_: &dyn Error) {}
 
 #[cfg(feature = "introspection")]
 pub(crate) fn locked_out(_: &str, _: u16) {}

@@ -133,6 +133,12 @@ impl<V: TokenVerifier> CachedVerifier<V> {
         (young && !ended && holds).then_some(found.principal)
     }
 
+    /// Whether this token was accepted, however long ago, and neither forgotten nor refused since.
+    #[cfg(feature = "introspection")]
+    pub(super) fn has_accepted(&self, id: TokenId) -> bool {
+        self.tokens.0.cache.contains_key(&id)
+    }
+
     /// Forgets a token that the inner verifier has just refused. Unlike
     /// [`VerifiedTokens::forget_token`], this leaves other verifications that have begun alone:
     /// anybody can have tokens refused.

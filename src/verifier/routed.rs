@@ -23,6 +23,16 @@ const MAX_TOKEN: usize = 64 * 1024;
 /// The issuer that a token names is not verified at that point; it only chooses. The verifier that
 /// it chooses accepts its own issuer's tokens alone, with that issuer's keys alone (JWT-41).
 ///
+/// To remember tokens, put one [`CachedVerifier`] around this verifier, or one inside for each that
+/// is to remember:
+///
+/// - Around: a token that is remembered costs the same as with one verifier alone. All share the
+///   bounds, and a key that one issuer withdraws makes the tokens of all be verified again.
+/// - Inside: each has bounds of its own and forgets by itself. But who is to be asked is looked for in
+///   every request, remembered or not, which for an issuer is to decode and read the payload.
+///
+/// [`CachedVerifier`]: crate::verifier::CachedVerifier
+///
 /// ```
 /// use tower_gate::verifier::RoutedVerifier;
 /// use tower_gate::{AuthenticateLayer, FixedVerifier};
@@ -58,14 +68,24 @@ impl RoutedVerifier {
     }
 
     /// Tokens that begin with this text.
+    ///
+    /// # Panics
+    ///
+    /// When the prefix has a verifier already.
     pub fn with_prefix(mut self, prefix: &str, verifier: impl TokenVerifier) -> Self {
+        panic_if_taken("prefix", &self.prefixes, prefix);
         self.prefixes.push(Route::new(prefix, verifier));
         self.prefixes.sort_by_key(|route| std::cmp::Reverse(route.name.len()));
         self
     }
 
     /// JWTs that name this issuer, byte for byte.
+    ///
+    /// # Panics
+    ///
+    /// When the issuer has a verifier already.
     pub fn with_issuer(mut self, issuer: &str, verifier: impl TokenVerifier) -> Self {
+        panic_if_taken("issuer", &self.issuers, issuer);
         self.issuers.push(Route::new(issuer, verifier));
         self
     }
@@ -137,6 +157,17 @@ impl TokenVerifier for RoutedVerifier {
 impl Route {
     fn new(name: &str, verifier: impl TokenVerifier) -> Self {
         Self { name: name.into(), verifier: Arc::new(verifier) }
+    }
+}
+
+/// Of two with one name, the second would never be asked, however strict it is.
+#[expect(clippy::panic, reason = "a verifier that would never be asked must not start")]
+fn panic_if_taken(kind: &str, routes: &[Route], name: &str) {
+    if routes.iter().any(|route| *route.name == *name) {
+        panic!(
+            "two verifiers of one RoutedVerifier are for the {kind} {name:?}: remove one of them, the \
+             second would never be asked",
+        );
     }
 }
 

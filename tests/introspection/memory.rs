@@ -275,6 +275,34 @@ async fn only_so_many_questions_are_on_their_way() {
     assert_eq!(scene.api.says("five").await, ok(), "answers make room");
 }
 
+/// Whoever floods an API with tokens that nobody knows keeps out other new ones, and not those who have
+/// been let in before and are asked about again each ten seconds.
+#[tokio::test]
+async fn made_up_tokens_keep_nobody_out_who_was_let_in_before() {
+    let scene = Scene::with(|builder| builder.with_max_in_progress(8));
+    for token in ["known", "another"] {
+        assert_eq!(scene.api.says(token).await, ok());
+    }
+    scene.pass(10);
+    scene.endpoint.hold();
+    let mut flood = JoinSet::new();
+    for n in 0..8 {
+        let client = scene.api.clone();
+        flood.spawn(async move { client.says(&format!("junk-{n}")).await });
+    }
+    // Those that find no place are answered at once.
+    for _ in 0..2 {
+        assert_eq!(flood.join_next().await.unwrap().unwrap(), unavailable(), "attack 24");
+    }
+    let [one, two] = [(); 2].map(|()| scene.api.clone());
+    let (mut known, mut another) = (Box::pin(one.says("known")), Box::pin(two.says("another")));
+    begins(&mut known).await;
+    begins(&mut another).await;
+    scene.endpoint.release();
+    assert_eq!([known.await, another.await], [ok(), ok()], "attack 24: their places are kept");
+    assert_eq!(flood.join_all().await.len(), 6);
+}
+
 #[tokio::test]
 async fn an_earlier_answer_stands_in_where_too_many_questions_are_on_their_way() {
     let scene = Scene::with(|builder| {

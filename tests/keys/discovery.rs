@@ -16,6 +16,7 @@ use tower_gate::verifier::jwt::{InvalidConfig, JwtVerifier, preset};
 
 use crate::gate::{AUDIENCE, Gate, claims, verifier};
 use crate::issuer::{Issuer, JWKS, Reply};
+use crate::lifetime::Log;
 use crate::memory::{MemoryIssuer, NAME};
 use crate::signer::{Signer, jwks};
 
@@ -242,14 +243,18 @@ async fn keys_that_were_discovered_for_another_issuer_make_no_verifier() {
     assert!(named("https://a.example").with_jwks(&keys).build().is_ok());
 }
 
-/// Answers by address, as an issuer that can move does. An address without an answer hangs.
+/// Answers by address, as an issuer that can move does: with a text, or, where that is a number, with
+/// this status. An address without an answer hangs.
 fn answers(places: &Arc<Mutex<HashMap<String, String>>>) -> impl Fetch + use<> {
     let places = places.clone();
     move |asked: FetchRequest| {
         let found = places.lock().unwrap().get(&asked.request.uri().to_string()).cloned();
         async move {
             match found {
-                Some(text) => Ok(Response::new(Bytes::from(text))),
+                Some(text) => {
+                    let status = text.parse().unwrap_or(200);
+                    Ok(Response::builder().status(status).body(Bytes::from(text)).unwrap())
+                }
                 None => pending().await,
             }
         }
@@ -279,11 +284,91 @@ async fn a_document_that_has_moved_and_left_an_old_one_behind_is_found() {
     sleep(Duration::from_secs(20 * 60)).await;
     assert_eq!(gate.get(&moved).await.text, "200 user-1", "JWT-70");
     assert_eq!(gate.get(&old).await.text, "401 unknown_key", "attack 23");
+}
 
-    // Discovery that fails takes no keys away that are still where they were.
-    places.lock().unwrap().remove(&well_known);
-    sleep(Duration::from_secs(3 * 3600)).await;
-    assert_eq!(gate.get(&moved).await.text, "200 user-1", "JWT-74");
+const WELL_KNOWN: &str = "https://issuer.example/.well-known/openid-configuration";
+const WELL_KNOWN_OAUTH: &str = "https://issuer.example/.well-known/oauth-authorization-server";
+const KEYS: &str = "https://issuer.example/keys";
+
+#[tokio::test(start_paused = true)]
+async fn metadata_that_goes_wrong_later_ends_the_use_of_its_keys_after_a_bounded_time() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let [old_token, new_token] = [&old, &new].map(|signer| signer.token(&claims(NAME, "user-1")));
+    let good = json!({ "issuer": NAME, "jwks_uri": KEYS }).to_string();
+    for wrong in [
+        &json!({ "issuer": "https://evil.example", "jwks_uri": KEYS }).to_string(),
+        &json!({ "issuer": format!("{NAME}/"), "jwks_uri": KEYS }).to_string(),
+        &json!({ "issuer": NAME }).to_string(),
+        &json!({ "issuer": NAME, "jwks_uri": "http://127.0.0.1/keys" }).to_string(),
+        "<!doctype html>",
+        "",
+        "404",
+        "302",
+    ] {
+        let places = Arc::new(Mutex::new(HashMap::from([
+            (WELL_KNOWN.to_owned(), good.clone()),
+            (WELL_KNOWN_OAUTH.to_owned(), "404".to_owned()),
+            (KEYS.to_owned(), jwks(&[&old]).to_string()),
+        ])));
+        let serve = |url: &str, text: &str| places.lock().unwrap().insert(url.into(), text.into());
+        let keys = Jwks::discover(NAME, answers(&places)).unwrap().start().unwrap();
+        keys.ready().await.unwrap();
+        let gate = Gate::new(verifier(NAME, &keys));
+
+        serve(WELL_KNOWN, wrong);
+        sleep(Duration::from_secs(20 * 60)).await;
+        serve(KEYS, &jwks(&[&new]).to_string());
+        sleep(Duration::from_secs(10 * 60)).await;
+        assert!(keys.failures() > 0, "JWT-60: the operator can see it: {wrong}");
+        assert_eq!(gate.get(&old_token).await.text, "200 user-1", "JWT-74: {wrong}");
+        gate.get(&new_token).await.is_outage(&format!("JWT-60: nothing of it is used: {wrong}"));
+        sleep(Duration::from_secs(3600)).await;
+        gate.get(&old_token).await.is_outage(&format!("JWT-60, JWT-74: {wrong}"));
+
+        serve(WELL_KNOWN, &good);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(gate.get(&new_token).await.text, "200 user-1", "JWT-60: {wrong}");
+    }
+}
+
+/// What is out of reach says nothing against what it has said; but it may not be out of reach for ever.
+#[tokio::test(start_paused = true)]
+async fn keys_are_fetched_from_where_they_were_while_the_metadata_is_out_of_reach() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let [old_token, new_token] = [&old, &new].map(|signer| signer.token(&claims(NAME, "user-1")));
+    let good = json!({ "issuer": NAME, "jwks_uri": KEYS }).to_string();
+    for outage in [None, Some("503"), Some("500"), Some("429")] {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _logging = tracing::subscriber::set_default(subscriber);
+        let places = Arc::new(Mutex::new(HashMap::from([
+            (WELL_KNOWN.to_owned(), good.clone()),
+            (WELL_KNOWN_OAUTH.to_owned(), "404".to_owned()),
+            (KEYS.to_owned(), jwks(&[&old]).to_string()),
+        ])));
+        let keys = Jwks::discover(NAME, answers(&places)).unwrap().start().unwrap();
+        keys.ready().await.unwrap();
+        let gate = Gate::new(verifier(NAME, &keys));
+        assert_eq!(gate.get(&old_token).await.text, "200 user-1");
+
+        places.lock().unwrap().remove(WELL_KNOWN);
+        places.lock().unwrap().extend(outage.map(|text| (WELL_KNOWN.to_owned(), text.to_owned())));
+        sleep(Duration::from_secs(30 * 60)).await;
+        places.lock().unwrap().insert(KEYS.to_owned(), jwks(&[&new]).to_string());
+        sleep(Duration::from_secs(20 * 60)).await;
+        assert_eq!(gate.get(&new_token).await.text, "200 user-1", "JWT-70: {outage:?}");
+        assert_eq!(keys.failures(), 0, "JWT-70: {outage:?}");
+        let lines = log.lines();
+        assert_eq!(lines.len(), 1, "JWT-74: {outage:?} {lines:?}");
+        assert!(lines[0].contains("WARN") && lines[0].contains("metadata"), "{lines:?}");
+
+        sleep(Duration::from_secs(2 * 3600)).await;
+        let lines = log.lines();
+        assert_eq!(lines.len(), 3, "JWT-74: {outage:?} {lines:?}");
+        assert!(lines[2].contains("ERROR") && lines[2].contains("too old"), "{lines:?}");
+        gate.get(&new_token).await.is_outage(&format!("JWT-74: no longer: {outage:?}"));
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -322,4 +407,31 @@ async fn a_program_waits_for_keys_behind_addresses_that_hang() {
     assert_eq!(began.elapsed().as_secs(), 15, "JWT-65: a bounded time");
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("too long"), "the operator learns why: {cause}");
+}
+
+/// A fetch that has to look for the document takes longer than a request waits, and its keys come
+/// long before the next one had been due.
+#[tokio::test(start_paused = true)]
+async fn whoever_gives_up_waiting_for_a_key_is_not_sent_away_until_the_next_refresh() {
+    let (old, new) = (Signer::new("old"), Signer::new("new"));
+    let name = format!("{NAME}/t1");
+    let metadata = json!({ "issuer": name, "jwks_uri": format!("{NAME}/keys") });
+    let (well_known, document) = (format!("{NAME}{INSERTED}"), format!("{NAME}/keys"));
+    let places = Arc::new(Mutex::new(HashMap::from([
+        (well_known.clone(), metadata.to_string()),
+        (document.clone(), jwks(&[&old]).to_string()),
+    ])));
+    let keys = Jwks::discover(&name, answers(&places)).unwrap().start().unwrap();
+    keys.ready().await.unwrap();
+    let gate = Gate::new(verifier(&name, &keys));
+    // Discovery hangs, and is tried again with each fetch.
+    places.lock().unwrap().remove(&well_known);
+    sleep(Duration::from_secs(3600)).await;
+    places.lock().unwrap().insert(document, jwks(&[&old, &new]).to_string());
+    let token = new.token(&claims(&name, "user-1"));
+    let answer = gate.get(&token).await;
+    answer.is_outage("JWT-72: the fetch goes on");
+    assert_eq!(answer.retry_after, Some(1), "JWT-72");
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(gate.get(&token).await.text, "200 user-1", "JWT-70");
 }

@@ -223,6 +223,37 @@ async fn an_outage_is_logged_when_it_begins_and_when_the_keys_are_too_old() {
     assert_eq!(log.lines().len(), 2);
 }
 
+/// A set has the same odd keys for months, and Keycloak's has one for encryption always.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_not_used_is_logged_when_the_set_changes_and_not_at_every_fetch() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+    let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let levels = || {
+        let lines = log.lines().into_iter().filter(|line| line.contains("key of the set"));
+        lines.map(|line| line.split_whitespace().nth(1).unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let encryption = Signer::rsa("e").jwk_with(&json!({ "use": "enc", "alg": "RSA-OAEP" }));
+    let odd = json!({ "kty": "FOO", "kid": "odd" });
+    let set = |good: &str| json!({ "keys": [encryption, odd, Signer::new(good).jwk()] });
+    let issuer = MemoryIssuer::new(&set("a"));
+    let keys = issuer.jwks().start().unwrap();
+    keys.ready().await.unwrap();
+    assert_eq!(levels(), ["DEBUG", "WARN"], "JWT-51, JWT-52");
+    sleep(Duration::from_secs(3600)).await;
+    assert!(issuer.fetches() > 5);
+    assert_eq!(levels(), ["DEBUG", "WARN"], "JWT-51: known");
+    issuer.publish(&set("b"));
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(levels(), ["DEBUG", "WARN", "DEBUG", "WARN"], "JWT-51: another set");
+    // What is called otherwise than it should be is a mistake, and nobody's habit.
+    issuer.publish(&json!({ "keys": [Signer::new("a").jwk_with(&json!({ "use": "SIG" })), odd] }));
+    sleep(Duration::from_secs(3600)).await;
+    assert_eq!(levels()[4..], ["WARN", "WARN"], "JWT-52");
+}
+
 /// What was logged.
 #[derive(Clone, Default)]
 pub(crate) struct Log(Arc<Mutex<Vec<u8>>>);

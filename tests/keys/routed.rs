@@ -1,5 +1,6 @@
 //! Choosing between verifiers.
 
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -73,6 +74,26 @@ async fn exactly_one_verifier_is_asked() {
         let names = ["a", "b", "jwts", "opaque", "tool", "tool_x"];
         counts[names.iter().position(|name| *name == who).unwrap()] += 1;
         assert_eq!(verifiers.each_ref().map(Counted::count), counts, "OPAQUE-5: {token}");
+    }
+}
+
+/// Nobody would notice which of the two is asked.
+#[test]
+fn two_verifiers_for_the_same_tokens_do_not_start() {
+    type Add = fn(RoutedVerifier, &str) -> RoutedVerifier;
+    let by_prefix: Add = |routed, name| routed.with_prefix(name, accepting("tool"));
+    let by_issuer: Add = |routed, name| routed.with_issuer(name, accepting("a"));
+    for (add, name, other, kind) in [
+        (by_prefix, "tool_", "tool_x_", "prefix"),
+        (by_issuer, "https://a.example", "https://a.example/", "issuer"),
+    ] {
+        let routed = add(add(RoutedVerifier::new(), name), other);
+        // A prefix and an issuer are different things.
+        let routed = by_prefix(by_issuer(routed, "same"), "same");
+        let added = std::panic::catch_unwind(AssertUnwindSafe(|| add(routed, name)));
+        let message = added.expect_err("OPAQUE-5").downcast::<String>().unwrap();
+        let expected = format!("are for the {kind} {name:?}: remove one of them");
+        assert!(message.contains(&expected), "OPAQUE-5: {message}");
     }
 }
 

@@ -179,14 +179,15 @@ impl IntrospectionBuilder {
         self
     }
 
-    /// How long a question may take. Default: 5 seconds; at most 60.
+    /// How long a question may take. Default: 5 seconds; at most 60. The fetcher may have a shorter
+    /// time of its own, as `ReqwestFetch::new` has of 5 seconds.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How many questions may be on their way at once; more tokens that nobody knows are refused
-    /// with 503. Default: 256.
+    /// How many questions may be on their way at once, a quarter of them only about tokens that were
+    /// accepted before; more are refused with 503. Default: 256.
     pub fn with_max_in_progress(mut self, max: usize) -> Self {
         self.max_in_progress = max;
         self
@@ -309,6 +310,8 @@ impl IntrospectionBuilder {
             names: self.names,
             max_age: self.max_age,
         };
+        // Where nothing is remembered, no token is known to have been accepted.
+        let kept_free = if self.max_age.is_zero() { 0 } else { self.max_in_progress / 4 };
         let outage = Arc::new(Outage::new(self.timeout));
         let endpoint = Endpoint {
             url,
@@ -330,7 +333,7 @@ impl IntrospectionBuilder {
                 max_stale: self.max_stale,
                 leeway: self.leeway,
             }),
-            flights: Arc::new(Flights::new(self.max_in_progress)),
+            flights: Arc::new(Flights::new(self.max_in_progress, kept_free)),
         })
     }
 }

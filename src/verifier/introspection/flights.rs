@@ -17,6 +17,9 @@ const MAX_WAITING: usize = 16_384;
 /// the last (OPAQUE-37).
 pub(super) struct Flights {
     max: usize,
+    /// How many of these are for tokens that were accepted before: strangers who make tokens up must
+    /// not keep out whoever has to be asked about again.
+    kept_free: usize,
     state: Mutex<State>,
     places: Semaphore,
 }
@@ -36,8 +39,8 @@ struct Flight {
 }
 
 impl Flights {
-    pub(super) fn new(max: usize) -> Self {
-        Self { max, state: Mutex::default(), places: Semaphore::new(MAX_WAITING) }
+    pub(super) fn new(max: usize, kept_free: usize) -> Self {
+        Self { max, kept_free, state: Mutex::default(), places: Semaphore::new(MAX_WAITING) }
     }
 
     /// A place to wait at; `None` when there is none left.
@@ -54,6 +57,7 @@ impl Flights {
         id: TokenId,
         epoch: u64,
         may_join: bool,
+        was_accepted: bool,
         question: impl FnOnce() -> Verifying,
     ) -> Option<Shared<Verifying>> {
         let mut state = self.state();
@@ -64,7 +68,8 @@ impl Flights {
         {
             return Some(answer);
         }
-        if state.in_progress >= self.max {
+        let kept_free = if was_accepted { 0 } else { self.kept_free };
+        if state.in_progress >= self.max - kept_free {
             return None;
         }
         state.in_progress += 1;

@@ -83,9 +83,10 @@
 //!
 //! There is one question for each token at a time, and all requests with that token wait for its
 //! answer, whichever of them leaves; at most 16 384 requests wait in all. At most 256 questions are on
-//! their way at once; beyond that, a token that is not remembered is refused with 503. A question that
-//! failed is not repeated, but once by `ReqwestFetch` where the connection was closed before anything
-//! was said.
+//! their way at once; beyond that, a token that is not remembered is refused with 503. The last 64 are
+//! for tokens that were accepted before and have to be asked about again, so that made-up ones do not
+//! keep those out. A question that failed is not repeated, but once by `ReqwestFetch` where the
+//! connection was closed before anything was said.
 //!
 //! An endpoint that is silent holds up those who asked before that was known, and then four requests
 //! at a time: all others are refused at once, with 503 and `Retry-After`, or let in on an earlier
@@ -195,8 +196,9 @@ impl TokenVerifier for IntrospectionVerifier {
         let may_join = !attempt.is_trial;
         let epoch = self.tokens().epoch();
         let place = self.flights.place();
+        let was_accepted = self.asking.cached.has_accepted(id);
         let join = || {
-            self.flights.join(id, epoch, may_join, || {
+            self.flights.join(id, epoch, may_join, was_accepted, || {
                 let (asking, request) = (self.asking.clone(), request.clone());
                 Box::pin(async move { asking.ask(&request, &attempt).await })
             })

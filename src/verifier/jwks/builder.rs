@@ -66,8 +66,9 @@ impl JwksBuilder {
         self
     }
 
-    /// How long the last good keys are used beyond that while the issuer cannot be reached.
-    /// Default: one hour.
+    /// How long the last good keys are used beyond that while the issuer cannot be reached, or its
+    /// metadata is wrong; and before that, how long they are fetched from where they were while only
+    /// the metadata is out of reach. Default: one hour.
     pub fn with_max_stale(mut self, max_stale: Duration) -> Self {
         self.times.max_stale = max_stale;
         self

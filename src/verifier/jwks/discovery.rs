@@ -48,9 +48,23 @@ pub(super) enum LoadError {
 }
 
 impl LoadError {
-    /// Nothing was there, which says less than that something wrong was.
-    fn is_absence(&self) -> bool {
-        matches!(self, Self::Fetch(_) | Self::Status { .. } | Self::Timeout)
+    /// Nobody has answered: whatever was true before may still be.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Fetch(_) | Self::Timeout => true,
+            Self::Status { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+
+    /// How much it says: that something wrong was there more than an outage, and that more than that
+    /// nothing was there, as it is at all addresses but one.
+    fn weight(&self) -> u8 {
+        match self {
+            outage if outage.is_outage() => 1,
+            Self::Status { .. } => 0,
+            _ => 2,
+        }
     }
 }
 
@@ -111,13 +125,18 @@ impl Location {
             // Some hosts answer every path, with a page or with the metadata of another issuer.
             match metadata(fetch, url, issuer, limit).await {
                 Ok(document) => return Ok(document),
-                Err(error) if telling.as_ref().is_none_or(LoadError::is_absence) => {
-                    telling = Some(error);
-                }
-                Err(_) => {}
+                Err(error) => telling = Some(heavier(telling, error)),
             }
         }
         Err(telling.unwrap_or(LoadError::Timeout))
+    }
+}
+
+/// The first of those that say most.
+fn heavier(first: Option<LoadError>, second: LoadError) -> LoadError {
+    match first {
+        Some(first) if first.weight() >= second.weight() => first,
+        _ => second,
     }
 }
 
@@ -148,15 +167,18 @@ async fn metadata(
     Ok(document)
 }
 
-/// The keys at this address.
+/// The keys at this address. What is wrong with some of them is told where the document is not the
+/// same as before.
 pub(super) async fn load(
     fetch: &dyn ErasedFetch,
     url: &IssuerUrl,
     limit: Duration,
+    before: &mut Bytes,
 ) -> Result<Loaded, LoadError> {
     let (headers, body) = get(fetch, url, limit).await?;
+    let is_news = std::mem::replace(before, body.clone()) != body;
     let text = std::str::from_utf8(&body).map_err(|_| InvalidKey::NotASet)?;
-    Ok(Loaded { keys: KeySet::from_jwks(text)?, max_age: max_age(&headers) })
+    Ok(Loaded { keys: KeySet::read(text, is_news)?, max_age: max_age(&headers) })
 }
 
 /// Each address has its own time, so that one which never answers does not hide the next.

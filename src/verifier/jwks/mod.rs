@@ -52,6 +52,8 @@
 //! | … which that fetch has not found | 401, and no fetch, for 30 seconds, then 60, then always 120 | 2 minutes |
 //! | a signature is not that of its key, or of another algorithm, and the key may have been replaced under its name | the token is refused, and a fetch follows, a minute after the last one at the earliest | 1 minute |
 //! | the document moves, and discovery says so | it is asked again every ten minutes | 20 minutes |
+//! | the metadata names another issuer, or is broken or gone | nothing is fetched, and the last good keys stay for an hour more; it is asked again after 1, 2, 4 … 60 seconds | |
+//! | the metadata is out of reach | the document is fetched from where it was for an hour more, with a warning in the log; then it is as if the issuer were down | |
 //! | a key is gone from the document | its tokens are refused, remembered ones included | 10 minutes |
 //! | the issuer is down, or sends what is no set of keys | the last good keys stay for an hour more; it is asked again after 1, 2, 4 … 60 seconds | |
 //! | no keys have come yet, or they are too old | 503 with `Retry-After`, never 401 | |

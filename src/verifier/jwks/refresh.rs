@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::fetch::{ErasedFetch, IssuerUrl};
 use crate::panics::caught;
+use crate::trace;
 use crate::verifier::jwks::discovery::{LoadError, Loaded, Location, load};
 use crate::verifier::jwks::shared::{Shared, Times};
 
@@ -16,9 +18,10 @@ pub(super) async fn keep_fresh(
     fetch: Arc<dyn ErasedFetch>,
 ) {
     let _ending = Ending(shared.clone());
-    let mut document = None;
+    let (mut document, mut before) = (None, Bytes::new());
     loop {
-        let fetched = caught(once(&location, &*fetch, &mut document, &shared.times)).await;
+        let fetched =
+            caught(once(&location, &*fetch, &mut document, &mut before, &shared.times)).await;
         let fetched = fetched.unwrap_or(Err(LoadError::Panic));
         let next_at = match fetched {
             Ok(loaded) => shared.publish(loaded),
@@ -41,8 +44,14 @@ impl Drop for Ending {
     }
 }
 
-/// Where the document was found, and when.
-type Found = (IssuerUrl, Instant);
+/// Where the document was found.
+struct Found {
+    url: IssuerUrl,
+    /// When the metadata last said so.
+    since: Instant,
+    /// The operator knows that the metadata cannot be reached.
+    is_told: bool,
+}
 
 /// One fetch of the document, which is looked for anew when it was not where it had been, and now and
 /// then in any case: it may have moved and left another one behind.
@@ -50,17 +59,30 @@ async fn once(
     location: &Location,
     fetch: &dyn ErasedFetch,
     document: &mut Option<Found>,
+    before: &mut Bytes,
     times: &Times,
 ) -> Result<Loaded, LoadError> {
-    let (url, since) = match document.take() {
-        Some((url, since)) if since.elapsed() < times.longest => (url, since),
+    let found = match document.take() {
+        Some(found) if found.since.elapsed() < times.longest => found,
         known => match (location.document(fetch, times.timeout).await, known) {
-            (Ok(url), _) => (url, Instant::now()),
-            (Err(_), Some(known)) => known,
-            (Err(error), None) => return Err(error),
+            (Ok(url), _) => Found { url, since: Instant::now(), is_told: false },
+            (Err(error), Some(known)) if error.is_outage() && known.may_stand_in(times) => {
+                if !known.is_told {
+                    trace::metadata_not_fetched(&error);
+                }
+                Found { is_told: true, ..known }
+            }
+            (Err(error), _) => return Err(error),
         },
     };
-    let loaded = load(fetch, &url, times.timeout).await?;
-    *document = Some((url, since));
+    let loaded = load(fetch, &found.url, times.timeout, before).await?;
+    *document = Some(found);
     Ok(loaded)
+}
+
+impl Found {
+    /// Whether the document may be where it was although nobody says so any more (JWT-74).
+    fn may_stand_in(&self, times: &Times) -> bool {
+        self.since.elapsed() < times.longest + times.max_stale
+    }
 }

@@ -28,7 +28,8 @@ const MAX_WAITING: usize = 256;
 /// How many addresses a fetch asks at: three of discovery, and the document's own.
 const MAX_ADDRESSES: u32 = 4;
 
-/// How long a client is told to wait when too many requests wait for new keys.
+/// How long a client is told to wait when too many requests wait for new keys, or when these are on
+/// their way.
 const RETRY_AFTER_BURST: Duration = Duration::from_secs(1);
 
 /// The longest that any of the times may be: a key that the issuer withdraws must go (JWT-73,
@@ -170,7 +171,11 @@ impl Shared {
 
     fn unavailable(&self) -> VerifyError {
         let progress = self.progress.borrow();
-        let wait = progress.next_at.saturating_duration_since(Instant::now());
+        // While a fetch is under way, that is when the next had been due without it.
+        let wait = match progress.is_fetching() {
+            true => RETRY_AFTER_BURST,
+            false => progress.next_at.saturating_duration_since(Instant::now()),
+        };
         let error = progress.error.as_deref().unwrap_or("no keys have come yet");
         VerifyError::unavailable(error.to_owned()).with_retry_after(wait)
     }

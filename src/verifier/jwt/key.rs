@@ -185,6 +185,12 @@ impl VerifyingKey {
         let Value::Object(mut members) = value else {
             return Err(InvalidKey::NotAJwk("it is not an object".to_owned()));
         };
+        // Some issuers write what they do not say as null.
+        for name in ["use", "alg", "key_ops"] {
+            if members.get(name).is_some_and(Value::is_null) {
+                members.remove(name);
+            }
+        }
         check_purpose(&members)?;
         // Names that jsonwebtoken does not know would be lost in it.
         let named = match members.remove("alg") {
@@ -268,13 +274,19 @@ impl KeySet {
     /// The usable keys of a JWK set (RFC 7517 §5).
     ///
     /// A key that is broken, weak, private, symmetric or meant for something else is skipped with
-    /// a warning in the log, and the others work. An RSA key that names no `alg` is for RS256, RS384,
+    /// a warning in the log, and the others work; one for encryption (`"use": "enc"`), which many
+    /// issuers publish, without a warning. An RSA key that names no `alg` is for RS256, RS384,
     /// RS512, PS256, PS384 and PS512 (RFC 7517 §4.4); with one, for that alone.
     ///
     /// # Errors
     ///
     /// When the text is no set, has more than 64 keys, or has none that can be used.
     pub fn from_jwks(json: &str) -> Result<Self, InvalidKey> {
+        Self::read(json, true)
+    }
+
+    /// The same, and nothing in the log where it is no news.
+    pub(crate) fn read(json: &str, is_news: bool) -> Result<Self, InvalidKey> {
         let set: Value = serde_json::from_str(json).map_err(|_| InvalidKey::NotASet)?;
         let keys = set.get("keys").and_then(Value::as_array).ok_or(InvalidKey::NotASet)?;
         if keys.len() > MAX_KEYS {
@@ -286,7 +298,11 @@ impl KeySet {
             match Self::public_key(value) {
                 Ok(key) => set.keys.push(key),
                 Err(error) => {
-                    trace::key_skipped(index, &error);
+                    if is_news && value["use"] == "enc" {
+                        trace::key_for_encryption(index);
+                    } else if is_news {
+                        trace::key_skipped(index, &error);
+                    }
                     first_error.get_or_insert(error);
                 }
             }
