@@ -1,7 +1,7 @@
 //! Peppers that change while requests go on.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tower_gate::store::TokenStore;
@@ -17,49 +17,65 @@ async fn no_good_token_is_refused_while_the_pepper_changes(store: impl TokenStor
     // Nothing is remembered: each request finds its token under whatever peppers there are.
     let scene = Arc::new(Scene::with(store, |builder| builder.with_max_age(Duration::ZERO)));
     let mut tokens = vec![scene.issue("user-1").await];
-    let (stop, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let first = tokens[0].token.expose().to_owned();
-    let load: Vec<_> = (0..4)
-        .map(|_| {
-            let (scene, first) = (scene.clone(), first.clone());
-            let (stop, asked) = (stop.clone(), asked.clone());
+    let good = Arc::new(Mutex::new(vec![tokens[0].token.expose().to_owned()]));
+    let asked = Arc::<[AtomicUsize; 4]>::default();
+    let load: Vec<_> = (0..asked.len())
+        .map(|task| {
+            let (scene, good, asked) = (scene.clone(), good.clone(), asked.clone());
             tokio::spawn(async move {
-                while !stop.load(Ordering::SeqCst) {
-                    assert_eq!(scene.status(&first).await, 200);
-                    asked.fetch_add(1, Ordering::SeqCst);
+                for turn in task.. {
+                    let token = {
+                        let good = good.lock().unwrap();
+                        good[turn % good.len()].clone()
+                    };
+                    assert_eq!(scene.status(&token).await, 200);
+                    asked[task].fetch_add(1, Ordering::SeqCst);
                     tokio::task::yield_now().await;
                 }
             })
         })
         .collect();
+    // Until nobody is left who has taken a token before.
+    let go_on = async || {
+        let before = asked.each_ref().map(|asked| asked.load(Ordering::SeqCst));
+        for (asked, before) in asked.iter().zip(before) {
+            while asked.load(Ordering::SeqCst) < before + 8 {
+                assert!(!load.iter().any(tokio::task::JoinHandle::is_finished), "OPAQUE-10");
+                tokio::task::yield_now().await;
+            }
+        }
+    };
     let peppers = scene.tokens.peppers().clone();
     for n in 2..7 {
-        let before = asked.load(Ordering::SeqCst);
         peppers.accept(pepper(n)).unwrap();
         peppers.add(pepper(n)).unwrap();
         let issued = scene.issue("user-1").await;
         assert_eq!(issued.record.pepper, format!("pepper-{n}"), "new tokens are under the newest");
+        good.lock().unwrap().push(issued.token.expose().to_owned());
         tokens.push(issued);
-        while asked.load(Ordering::SeqCst) < before + 8 {
-            tokio::task::yield_now().await;
-        }
-    }
-    stop.store(true, Ordering::SeqCst);
-    for task in load {
-        task.await.unwrap();
-    }
-    for issued in &tokens {
-        assert_eq!(scene.status(issued.token.expose()).await, 200, "{}", issued.record.pepper);
+        go_on().await;
     }
     // One after the other ends with its pepper, and no other does.
     for (n, issued) in (1..).zip(&tokens[..5]) {
+        good.lock().unwrap().remove(0);
+        go_on().await;
         assert_eq!(scene.status(issued.token.expose()).await, 200);
         peppers.retire(&format!("pepper-{n}")).unwrap();
+        assert_eq!(scene.status(issued.token.expose()).await, 401, "OPAQUE-10: pepper {n}");
+        go_on().await;
+    }
+    for task in &load {
+        assert!(!task.is_finished(), "OPAQUE-10: a good token was refused");
+        task.abort();
+    }
+    for task in load {
+        assert!(task.await.unwrap_err().is_cancelled());
+    }
+    for issued in &tokens[..5] {
         let outcome = scene.outcome(issued.token.expose()).await;
         let expected = (401, "invalid_token".to_owned(), "unknown_token".to_owned());
-        assert_eq!(outcome, expected, "OPAQUE-10: pepper {n}");
+        assert_eq!(outcome, expected, "OPAQUE-10");
     }
-    assert_eq!(scene.status(tokens[5].token.expose()).await, 200);
 }
 
 #[tokio::test]
