@@ -12,7 +12,6 @@ use tower_gate::store::{FallbackStore, RateLimitStore, Take, TakeRequest};
 use tower_gate::{Clock, PartitionKey, Quota, SystemClock};
 
 use crate::contract::shared_cluster;
-use crate::lateness::Lateness;
 use crate::servers::redis::{Redis, RedisCluster};
 use crate::{HOURLY, PATIENCE, ask, connect, connect_to_cluster, in_short, take};
 
@@ -226,8 +225,6 @@ fn crc16(bytes: &[u8]) -> u16 {
 async fn a_master_that_is_gone_with_its_replica_costs_the_callers_of_others_nothing() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     const GONE: Duration = Duration::from_secs(8);
-    /// With the pauses of those who ask, so long a silence is taken for an outage of all.
-    const STILL: Duration = Duration::from_millis(20);
     let cluster = RedisCluster::start_with(&["--cluster-require-full-coverage", "no"]);
     let redis = RedisStore::new(Fixed::connect(&cluster).await).with_timeout(TIMEOUT);
     let store = FallbackStore::new(redis, MemoryStore::new());
@@ -248,15 +245,11 @@ async fn a_master_that_is_gone_with_its_replica_costs_the_callers_of_others_noth
     let replica = cluster.replica_of(master);
     replica.kill();
     master.kill();
-    let lateness = Lateness::start();
     let (of_lost, of_kept) = tokio::join!(load(&store, &lost, GONE), load(&store, &kept, GONE));
-    let late = lateness.worst();
     for answers in of_kept {
         assert!(answers.len() > 50, "RL-70: {answers:?}");
-        assert!(answers.iter().all(|&(_, took)| took < TIMEOUT), "RL-70: {answers:?}");
-        // Where this machine stands still, nobody is answered, as when all servers are gone.
-        let is_decided = answers.iter().all(|&(is_fallback, _)| !is_fallback);
-        assert!(is_decided || late > STILL, "RL-70: {late:?} late: {answers:?}");
+        let is_decided_in_time = |&(is_fallback, took): &Fallback| !is_fallback && took < TIMEOUT;
+        assert!(answers.iter().all(is_decided_in_time), "RL-70: {answers:?}");
     }
     for answers in of_lost {
         assert!(answers.len() > 50, "RL-70: {answers:?}");

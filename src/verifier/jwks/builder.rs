@@ -85,7 +85,8 @@ impl JwksBuilder {
 
     /// How long each address may take to answer. Default: 5 seconds. Discovery asks at up to three
     /// before the document's own, so that the first fetch may take four times as long; no request
-    /// waits longer than once, or twice where the first keys lack the one that it names. The fetcher may have a shorter time of its own.
+    /// waits longer than once, or twice where the first keys lack the one that it names. The fetcher
+    /// may have a shorter time of its own.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.times.timeout = timeout;
         self
